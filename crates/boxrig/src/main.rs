@@ -1,0 +1,3 @@
+//! The `boxrig` program.
+
+fn main() {}
