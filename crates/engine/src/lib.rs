@@ -1,1 +1,48 @@
-//! libc
+//! Instances that run commands.
+//!
+//! An [`Engine`] creates, runs, freezes, copies and removes *instances*. Three engines live here:
+//!
+//! - `sandbox`: processes in their own user, mount, pid, net, uts, ipc and cgroup namespaces over an overlay
+//!   file system; Linux, as root or as an ordinary user;
+//! - `process`: plain child processes in a folder of their own, with no isolation at all;
+//! - `memory`: a simulation that runs nothing.
+//!
+//! ```no_run
+//! use boxrig_engine::{Exec, ExecSpec, InstanceId, InstanceSpec, Options, Selection};
+//!
+//! # async fn example() -> boxrig_engine::Result<()> {
+//! let engine = boxrig_engine::open(Selection::Auto, "/var/lib/boxrig".as_ref(), Options::default()).await?;
+//! let id = InstanceId::new("first")?;
+//! engine.create(InstanceSpec::new(id.clone())).await?;
+//! let exec = engine.exec(&id, ExecSpec::new(["uname", "-a"])).await?;
+//! let status = exec.wait().await?;
+//! engine.delete(&id).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! This is the only crate of the workspace with `unsafe`: it talks to the kernel. It is a leaf: it knows
+//! nothing of platforms, protocols or stores.
+
+mod engine;
+mod error;
+mod id;
+pub mod net;
+mod open;
+mod probe;
+mod types;
+
+pub use engine::{
+    BoxDuplex, BoxFuture, BoxReader, BoxWriter, Duplex, Engine, Exec, ExecControl, FileRead,
+    GuestAccept, GuestListener, LogStream,
+};
+pub use error::{Error, Kind, Result};
+pub use id::{InstanceId, MAX_ID_LEN, SnapshotId};
+pub use net::EgressPolicy;
+pub use open::{Options, Selection, open, probe};
+pub use probe::{ProbeReport, ProbeStep, Remedy, StepFailure};
+pub use types::{
+    BASE_IMAGE, Capabilities, DirEntry, EnforcedLimits, EngineEvent, EventKind, ExecSpec,
+    ExitStatus, FileKind, FileMeta, ImageInfo, InstanceInfo, InstanceSpec, InstanceState,
+    Isolation, Limits, LogOptions, LogSource, MainProcess, NetworkPolicy, SnapshotInfo,
+    SnapshotSpec, Source, Stats, StopMode, WinSize, WriteOptions,
+};

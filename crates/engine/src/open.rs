@@ -1,0 +1,102 @@
+//! Choosing and opening an engine.
+
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::{Engine, Error, Kind, ProbeReport, Result};
+
+/// Which engine to open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Selection {
+    /// The sandbox, or a refusal that names the failing step. Never anything with less isolation.
+    #[default]
+    Auto,
+    /// The sandbox.
+    Sandbox,
+    /// Plain processes: no isolation.
+    Process,
+    /// The simulation.
+    Memory,
+}
+
+impl FromStr for Selection {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "sandbox" => Ok(Self::Sandbox),
+            "process" => Ok(Self::Process),
+            "memory" => Ok(Self::Memory),
+            other => Err(Error::new(
+                Kind::Invalid,
+                format!("engine {other:?}: one of auto, sandbox, process, memory"),
+            )),
+        }
+    }
+}
+
+/// How an engine behaves; the default is right for a server.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// Bytes kept of each log of an instance.
+    pub log_bytes: u64,
+    /// Run a trial instance before answering, so that a machine that cannot run any is found out at once.
+    pub probe: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            log_bytes: 16 << 20,
+            probe: true,
+        }
+    }
+}
+
+/// Opens an engine whose state lives under `data_dir` (made if missing, mode 0700). Instances that an
+/// earlier process left running are taken over; what it left half-made is removed.
+///
+/// # Errors
+/// [`Kind::NotPermittedHere`] with the failing step and the ways on, when instances cannot run here;
+/// [`Kind::InvalidState`] when another process has the directory open; `Io`.
+pub async fn open(
+    selection: Selection,
+    data_dir: &Path,
+    options: Options,
+) -> Result<Arc<dyn Engine>> {
+    let _ = (data_dir, options);
+    match selection {
+        Selection::Auto | Selection::Sandbox => Err(no_sandbox()),
+        Selection::Process | Selection::Memory => Err(Error::new(
+            Kind::Unsupported,
+            "this engine is not part of this build",
+        )),
+    }
+}
+
+/// Starts a trial instance under `data_dir`, runs a command in it, removes it, and tells step by step what
+/// worked. Nothing is left behind.
+pub async fn probe(data_dir: &Path) -> ProbeReport {
+    let _ = data_dir;
+    ProbeReport {
+        steps: vec![crate::ProbeStep {
+            name: "find the sandbox".to_owned(),
+            failure: Some(crate::StepFailure {
+                errno: 0,
+                message: no_sandbox().to_string(),
+            }),
+            note: None,
+        }],
+        remedies: Vec::new(),
+    }
+}
+
+fn no_sandbox() -> Error {
+    Error::new(
+        Kind::NotPermittedHere,
+        "instances need Linux; this build has no sandbox",
+    )
+}
