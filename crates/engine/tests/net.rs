@@ -194,12 +194,12 @@ fn set_up() -> EgressListeners {
 fn talk(address: &str) -> io::Result<String> {
     let target: SocketAddr = address.parse().unwrap();
     let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))?;
+    assert_eq!(stream.peer_addr()?, target);
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     stream.write_all(b"ping")?;
     stream.shutdown(std::net::Shutdown::Write)?;
     let mut heard = String::new();
     stream.read_to_string(&mut heard)?;
-    assert_eq!(stream.peer_addr()?, target);
     Ok(heard)
 }
 
