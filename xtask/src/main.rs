@@ -1,3 +1,47 @@
 //! Development tasks: `cargo xtask <task>`.
 
-fn main() {}
+mod licences;
+mod openapi;
+mod peers;
+mod server;
+mod shell;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Tasks end in words for a person, not in something a program would match on.
+type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  licences                     every dependency has an accepted licence and none is banned
+  peers fastvm [OPTIONS]       the vendor's Python SDK, unmodified, against `boxrig serve`
+      --suite live|generated|script    only this one (repeatable)
+      --user UID               run server and SDK as this user (needs root)
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["licences"] => licences::check(),
+        ["peers", "fastvm", options @ ..] => peers::fastvm::run(options),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("xtask: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The folder of the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}

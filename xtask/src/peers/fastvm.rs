@@ -1,0 +1,296 @@
+//! The FastVM Python SDK and the tests of its source archive.
+//!
+//! Three suites, all with the SDK as published: `live` (the vendor's tests against a real
+//! service, here the sandbox engine), `generated` (its 580 cases made from an API description,
+//! through [`super::contract`]) and `script` (`ci/fastvm_sdk.py`, our own).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::server::{Server, User, program};
+use crate::{Result, root, shell};
+
+/// The version tested; the newest published one.
+const VERSION: &str = "0.7.0";
+/// What the SDK's tests need beside it, as pinned by the SDK's own lock file.
+const TEST_PACKAGES: &[&str] = &[
+    "dirty-equals==0.11",
+    "importlib-metadata==8.7.1",
+    "pytest-asyncio==1.3.0",
+    "pytest-xdist==3.8.0",
+    "pytest==9.0.2",
+    "respx==0.22.0",
+    "rich==14.2.0",
+    "time-machine==3.2.0",
+];
+/// How many cases each suite of the archive has: fewer would be a suite that did not run.
+const LIVE_CASES: u32 = 6;
+const GENERATED_CASES: u32 = 580;
+
+/// Runs the suites that `options` name, by default all.
+pub(crate) fn run(options: &[&str]) -> Result<()> {
+    let mut suites = Vec::new();
+    let mut user = User::Same;
+    let mut rest = options.iter();
+    while let Some(option) = rest.next() {
+        let mut value = || rest.next().ok_or_else(|| format!("{option} needs a value"));
+        match *option {
+            "--suite" => suites.push(*value()?),
+            "--user" => user = User::Id(value()?.parse()?),
+            other => return Err(format!("peers fastvm: unknown option {other}").into()),
+        }
+    }
+    if suites.is_empty() {
+        suites = vec!["live", "script", "generated"];
+    }
+    let bench = Bench::prepare(user)?;
+    let mut failed = Vec::new();
+    for suite in suites {
+        let (passed, cases) = match suite {
+            "live" => bench.live()?,
+            "script" => bench.script()?,
+            "generated" => bench.generated()?,
+            other => return Err(format!("peers fastvm: no suite {other}").into()),
+        };
+        println!(
+            "peers fastvm {suite}: {passed} passed, {} failed",
+            cases - passed
+        );
+        if passed != cases {
+            failed.push(suite);
+        }
+    }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("failed: {}", failed.join(", ")).into())
+    }
+}
+
+/// The program, the SDK and its tests, where the user can reach them.
+struct Bench {
+    user: User,
+    program: PathBuf,
+    python: PathBuf,
+    archive: PathBuf,
+    script: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn prepare(user: User) -> Result<Self> {
+        let (sdk, program) = (installed_sdk()?, program()?);
+        let folder = tempfile::Builder::new().prefix("boxrig-peers-").tempdir()?;
+        let work = folder.path().join("work");
+        fs::create_dir(&work)?;
+        let script = root().join("ci/fastvm_sdk.py");
+        // Another user may be able to read neither this checkout nor what is built in it.
+        let copied = |from: &Path, name: &str| -> Result<PathBuf> {
+            let to = work.join(name);
+            shell::run(Command::new("cp").args(["-R", "--"]).arg(from).arg(&to))?;
+            Ok(to)
+        };
+        let venv = if user == User::Same {
+            sdk.venv
+        } else {
+            copied(&sdk.venv, "venv")?
+        };
+        let bench = Self {
+            user,
+            program: copied(&program, "boxrig")?,
+            python: venv.join("bin/python"),
+            archive: copied(&sdk.archive, "archive")?,
+            script: copied(&script, "fastvm_sdk.py")?,
+            folder,
+        };
+        if user != User::Same {
+            shell::run(Command::new("chmod").arg("0755").arg(bench.folder.path()))?;
+            user.own(&work)?;
+        }
+        Ok(bench)
+    }
+
+    fn work(&self) -> PathBuf {
+        self.folder.path().join("work")
+    }
+
+    /// A server with data of its own.
+    fn serve(&self, name: &str, engine: &[&str], key: Option<&str>) -> Result<Server> {
+        let folder = self.work().join(name);
+        fs::create_dir(&folder)?;
+        self.user.own(&folder)?;
+        let key = key.map(|key| ("BOXRIG_SERVE_API_KEY", key));
+        Server::start(&self.program, &folder, self.user, engine, key.as_slice())
+    }
+
+    /// The interpreter of the SDK in the archive's folder with nothing of our environment that
+    /// would turn a test into another one.
+    fn python(&self) -> Command {
+        let mut command = self.user.command(&self.python);
+        command.current_dir(&self.archive).stdin(Stdio::null());
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("FASTVM_") || text.to_ascii_lowercase().ends_with("_proxy") {
+                command.env_remove(&name);
+            }
+        }
+        command
+            .env("HOME", self.work())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("PYTHONUNBUFFERED", "1");
+        command
+    }
+
+    /// The vendor's tests against a real service.
+    fn live(&self) -> Result<(u32, u32)> {
+        let server = self.serve("live", &["--engine", "sandbox"], None)?;
+        let mut pytest = self.python();
+        pytest
+            .args([
+                "-m",
+                "pytest",
+                "-p",
+                "no:cacheprovider",
+                "-q",
+                "tests/lib/live",
+            ])
+            .envs(&server.env);
+        let passed = passed_cases(&mut pytest, LIVE_CASES)?;
+        if passed != LIVE_CASES {
+            println!("{}", server.log());
+        }
+        server.stop()?;
+        Ok((passed, LIVE_CASES))
+    }
+
+    /// Our own script.
+    fn script(&self) -> Result<(u32, u32)> {
+        let server = self.serve("script", &["--engine", "sandbox"], None)?;
+        let mut command = self.python();
+        command.arg(&self.script).envs(&server.env);
+        let (output, _) = shell::watch(&mut command)?;
+        let (passed, failed) = (count(&output, "passed"), count(&output, "failed"));
+        if failed != Some(0) {
+            println!("{}", server.log());
+        }
+        server.stop()?;
+        let (passed, failed) = (passed.ok_or("no closing line")?, failed.unwrap_or(0));
+        Ok((passed, passed + failed))
+    }
+
+    /// The generated cases, each through our descriptions and judged by the OpenAPI file.
+    fn generated(&self) -> Result<(u32, u32)> {
+        Err("not yet".into())
+    }
+}
+
+/// Runs pytest and says how many cases passed; a skipped case is none.
+fn passed_cases(pytest: &mut Command, cases: u32) -> Result<u32> {
+    let (output, status) = shell::watch(pytest)?;
+    let passed = count(&output, "passed").unwrap_or(0);
+    if status.success() != (passed == cases) {
+        return Err(format!(
+            "{}: {passed} of {cases} passed, but {status}",
+            shell::shown(pytest)
+        )
+        .into());
+    }
+    Ok(passed)
+}
+
+/// The number before `word` in the last line that has one.
+fn count(output: &str, word: &str) -> Option<u32> {
+    output.lines().rev().find_map(|line| {
+        let words: Vec<&str> = line
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .filter(|w| !w.is_empty())
+            .collect();
+        words
+            .windows(2)
+            .find(|pair| pair[1] == word)
+            .and_then(|pair| pair[0].parse().ok())
+    })
+}
+
+/// Where the SDK is installed and its source archive unpacked.
+struct Sdk {
+    venv: PathBuf,
+    archive: PathBuf,
+}
+
+/// Installs the SDK once per version under `target/peers`.
+fn installed_sdk() -> Result<Sdk> {
+    let own = std::env::current_exe()?;
+    let target = own
+        .ancestors()
+        .nth(2)
+        .ok_or("this program is in no target folder")?;
+    let home = target.join(format!("peers/fastvm-{VERSION}"));
+    let sdk = Sdk {
+        venv: home.join("venv"),
+        archive: home.join(format!("fastvm-{VERSION}")),
+    };
+    let complete = home.join("complete");
+    if complete.exists() {
+        return Ok(sdk);
+    }
+    let _ = fs::remove_dir_all(&home);
+    fs::create_dir_all(&home)?;
+    let python = python();
+    shell::run(Command::new(&python).args(["-m", "venv"]).arg(&sdk.venv))?;
+    let pip = |arguments: &[&str]| {
+        let mut command = Command::new(sdk.venv.join("bin/python"));
+        command
+            .args(["-m", "pip", "--quiet", "--disable-pip-version-check"])
+            .args(arguments);
+        command.current_dir(&home);
+        shell::run(&mut command)
+    };
+    let package = format!("fastvm[aiohttp]=={VERSION}");
+    pip(&[&["install", package.as_str()], TEST_PACKAGES].concat())?;
+    let source = format!("fastvm=={VERSION}");
+    pip(&["download", "--no-deps", "--no-binary=:all:", &source])?;
+    let archive = format!("fastvm-{VERSION}.tar.gz");
+    shell::run(
+        Command::new("tar")
+            .args(["-xzf", &archive])
+            .current_dir(&home),
+    )?;
+    fs::write(&complete, "")?;
+    Ok(sdk)
+}
+
+/// The system's interpreter before one from a home folder: other users can run it.
+fn python() -> PathBuf {
+    let system = Path::new("/usr/bin/python3");
+    let usable = Command::new(system)
+        .args([
+            "-c",
+            "import ensurepip, sys; sys.exit(sys.version_info < (3, 9))",
+        ])
+        .stderr(Stdio::null())
+        .status();
+    if usable.is_ok_and(|s| s.success()) {
+        system.into()
+    } else {
+        "python3".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::count;
+
+    #[test]
+    fn counts_of_closing_lines() {
+        let pytest = "12 passed yesterday\n=== 1 failed, 5 passed, 2 skipped in 3.21s ===\n";
+        assert_eq!(count(pytest, "passed"), Some(5));
+        assert_eq!(count(pytest, "failed"), Some(1));
+        assert_eq!(count("6 passed in 1.00s\n", "failed"), None);
+        assert_eq!(
+            count("fastvm_sdk.py: 40 passed, 0 failed\n", "failed"),
+            Some(0)
+        );
+    }
+}

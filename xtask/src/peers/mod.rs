@@ -1,0 +1,3 @@
+//! The vendors' own clients, unmodified, against `boxrig serve`.
+
+pub(crate) mod fastvm;
