@@ -23,6 +23,8 @@
 //! This is the only crate of the workspace with `unsafe`: it talks to the kernel. It is a leaf: it knows
 //! nothing of platforms, protocols or stores.
 
+#[cfg(target_os = "linux")]
+pub mod cgroup;
 mod engine;
 mod error;
 mod id;
