@@ -1,0 +1,787 @@
+//! System calls without a C library, for x86_64 and aarch64.
+//!
+//! The safe functions take slices and descriptors that cannot be used wrongly for memory; the kernel checks the
+//! rest. C strings are slices that end with NUL; [`path`] refuses others.
+
+use core::arch::asm;
+
+/// A kernel error number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Errno(pub(crate) u32);
+
+/// The result of a system call.
+pub(crate) type Result<T> = core::result::Result<T, Errno>;
+
+pub(crate) const EPERM: Errno = Errno(1);
+pub(crate) const ENOENT: Errno = Errno(2);
+pub(crate) const EINTR: Errno = Errno(4);
+pub(crate) const EIO: Errno = Errno(5);
+pub(crate) const EAGAIN: Errno = Errno(11);
+pub(crate) const EACCES: Errno = Errno(13);
+pub(crate) const EEXIST: Errno = Errno(17);
+pub(crate) const ENOTDIR: Errno = Errno(20);
+pub(crate) const EISDIR: Errno = Errno(21);
+pub(crate) const EINVAL: Errno = Errno(22);
+pub(crate) const ENFILE: Errno = Errno(23);
+pub(crate) const ENAMETOOLONG: Errno = Errno(36);
+pub(crate) const ELOOP: Errno = Errno(40);
+pub(crate) const EPROTO: Errno = Errno(71);
+pub(crate) const EMSGSIZE: Errno = Errno(90);
+pub(crate) const ECONNREFUSED: Errno = Errno(111);
+pub(crate) const EINPROGRESS: Errno = Errno(115);
+pub(crate) const ETIMEDOUT: Errno = Errno(110);
+
+pub(crate) const AT_FDCWD: i32 = -100;
+pub(crate) const AT_EMPTY_PATH: u32 = 0x1000;
+pub(crate) const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
+pub(crate) const AT_REMOVEDIR: u32 = 0x200;
+pub(crate) const AT_RECURSIVE: u32 = 0x8000;
+pub(crate) const O_RDONLY: u32 = 0;
+pub(crate) const O_WRONLY: u32 = 1;
+pub(crate) const O_RDWR: u32 = 2;
+pub(crate) const O_CREAT: u32 = 0o100;
+pub(crate) const O_EXCL: u32 = 0o200;
+pub(crate) const O_NOCTTY: u32 = 0o400;
+pub(crate) const O_TRUNC: u32 = 0o1000;
+pub(crate) const O_APPEND: u32 = 0o2000;
+pub(crate) const O_NONBLOCK: u32 = 0o4000;
+pub(crate) const O_CLOEXEC: u32 = 0o2000000;
+pub(crate) const O_PATH: u32 = 0o10000000;
+#[cfg(target_arch = "x86_64")]
+pub(crate) const O_DIRECTORY: u32 = 0o200000;
+#[cfg(target_arch = "x86_64")]
+pub(crate) const O_NOFOLLOW: u32 = 0o400000;
+#[cfg(target_arch = "aarch64")]
+pub(crate) const O_DIRECTORY: u32 = 0o40000;
+#[cfg(target_arch = "aarch64")]
+pub(crate) const O_NOFOLLOW: u32 = 0o100000;
+
+pub(crate) const MS_RDONLY: u64 = 1;
+pub(crate) const MS_NOSUID: u64 = 2;
+pub(crate) const MS_NODEV: u64 = 4;
+pub(crate) const MS_NOEXEC: u64 = 8;
+pub(crate) const MS_REMOUNT: u64 = 32;
+pub(crate) const MS_BIND: u64 = 4096;
+
+pub(crate) const SIGKILL: u32 = 9;
+pub(crate) const SIGCHLD: u32 = 17;
+pub(crate) const SIGSTOP: u32 = 19;
+
+#[cfg(target_arch = "x86_64")]
+mod nr {
+    pub(super) const READ: usize = 0;
+    pub(super) const WRITE: usize = 1;
+    pub(super) const CLOSE: usize = 3;
+    pub(super) const OPENAT: usize = 257;
+    pub(super) const OPENAT2: usize = 437;
+    pub(super) const MKDIRAT: usize = 258;
+    pub(super) const SYMLINKAT: usize = 266;
+    pub(super) const UNLINKAT: usize = 263;
+    pub(super) const RENAMEAT2: usize = 316;
+    pub(super) const FCHMOD: usize = 91;
+    pub(super) const FCHOWN: usize = 93;
+    pub(super) const UTIMENSAT: usize = 280;
+    pub(super) const STATX: usize = 332;
+    pub(super) const GETDENTS64: usize = 217;
+    pub(super) const READLINKAT: usize = 267;
+    pub(super) const PIPE2: usize = 293;
+    pub(super) const DUP3: usize = 292;
+    pub(super) const FCNTL: usize = 72;
+    pub(super) const IOCTL: usize = 16;
+    pub(super) const MMAP: usize = 9;
+    pub(super) const MUNMAP: usize = 11;
+    pub(super) const SOCKET: usize = 41;
+    pub(super) const BIND: usize = 49;
+    pub(super) const LISTEN: usize = 50;
+    pub(super) const CONNECT: usize = 42;
+    pub(super) const ACCEPT4: usize = 288;
+    pub(super) const SENDMSG: usize = 46;
+    pub(super) const RECVMSG: usize = 47;
+    pub(super) const SENDTO: usize = 44;
+    pub(super) const RECVFROM: usize = 45;
+    pub(super) const SETSOCKOPT: usize = 54;
+    pub(super) const GETSOCKNAME: usize = 51;
+    pub(super) const EPOLL_CREATE1: usize = 291;
+    pub(super) const EPOLL_CTL: usize = 233;
+    pub(super) const EPOLL_PWAIT: usize = 281;
+    pub(super) const SIGNALFD4: usize = 289;
+    pub(super) const RT_SIGPROCMASK: usize = 14;
+    pub(super) const RT_SIGACTION: usize = 13;
+    pub(super) const CLONE: usize = 56;
+    pub(super) const EXECVE: usize = 59;
+    pub(super) const EXIT_GROUP: usize = 231;
+    pub(super) const WAIT4: usize = 61;
+    pub(super) const KILL: usize = 62;
+    pub(super) const SETSID: usize = 112;
+    pub(super) const GETPID: usize = 39;
+    pub(super) const PRCTL: usize = 157;
+    pub(super) const UNSHARE: usize = 272;
+    pub(super) const MOUNT: usize = 165;
+    pub(super) const UMOUNT2: usize = 166;
+    pub(super) const PIVOT_ROOT: usize = 155;
+    pub(super) const CHDIR: usize = 80;
+    pub(super) const SETHOSTNAME: usize = 170;
+    pub(super) const SETRESUID: usize = 117;
+    pub(super) const SETRESGID: usize = 119;
+    pub(super) const SETGROUPS: usize = 116;
+    pub(super) const SECCOMP: usize = 317;
+    pub(super) const CLOSE_RANGE: usize = 436;
+    pub(super) const OPEN_TREE: usize = 428;
+    pub(super) const MOVE_MOUNT: usize = 429;
+    pub(super) const MOUNT_SETATTR: usize = 442;
+    pub(super) const UMASK: usize = 95;
+    pub(super) const PREAD64: usize = 17;
+    pub(super) const PWRITE64: usize = 18;
+    pub(super) const PRLIMIT64: usize = 302;
+    pub(super) const NANOSLEEP: usize = 35;
+    pub(super) const PPOLL: usize = 271;
+    pub(super) const LSEEK: usize = 8;
+}
+
+#[cfg(target_arch = "aarch64")]
+mod nr {
+    pub(super) const READ: usize = 63;
+    pub(super) const WRITE: usize = 64;
+    pub(super) const CLOSE: usize = 57;
+    pub(super) const OPENAT: usize = 56;
+    pub(super) const OPENAT2: usize = 437;
+    pub(super) const MKDIRAT: usize = 34;
+    pub(super) const SYMLINKAT: usize = 36;
+    pub(super) const UNLINKAT: usize = 35;
+    pub(super) const RENAMEAT2: usize = 276;
+    pub(super) const FCHMOD: usize = 52;
+    pub(super) const FCHOWN: usize = 55;
+    pub(super) const UTIMENSAT: usize = 88;
+    pub(super) const STATX: usize = 291;
+    pub(super) const GETDENTS64: usize = 61;
+    pub(super) const READLINKAT: usize = 78;
+    pub(super) const PIPE2: usize = 59;
+    pub(super) const DUP3: usize = 24;
+    pub(super) const FCNTL: usize = 25;
+    pub(super) const IOCTL: usize = 29;
+    pub(super) const MMAP: usize = 222;
+    pub(super) const MUNMAP: usize = 215;
+    pub(super) const SOCKET: usize = 198;
+    pub(super) const BIND: usize = 200;
+    pub(super) const LISTEN: usize = 201;
+    pub(super) const CONNECT: usize = 203;
+    pub(super) const ACCEPT4: usize = 242;
+    pub(super) const SENDMSG: usize = 211;
+    pub(super) const RECVMSG: usize = 212;
+    pub(super) const SENDTO: usize = 206;
+    pub(super) const RECVFROM: usize = 207;
+    pub(super) const SETSOCKOPT: usize = 208;
+    pub(super) const GETSOCKNAME: usize = 204;
+    pub(super) const EPOLL_CREATE1: usize = 20;
+    pub(super) const EPOLL_CTL: usize = 21;
+    pub(super) const EPOLL_PWAIT: usize = 22;
+    pub(super) const SIGNALFD4: usize = 74;
+    pub(super) const RT_SIGPROCMASK: usize = 135;
+    pub(super) const RT_SIGACTION: usize = 134;
+    pub(super) const CLONE: usize = 220;
+    pub(super) const EXECVE: usize = 221;
+    pub(super) const EXIT_GROUP: usize = 94;
+    pub(super) const WAIT4: usize = 260;
+    pub(super) const KILL: usize = 129;
+    pub(super) const SETSID: usize = 157;
+    pub(super) const GETPID: usize = 172;
+    pub(super) const PRCTL: usize = 167;
+    pub(super) const UNSHARE: usize = 97;
+    pub(super) const MOUNT: usize = 40;
+    pub(super) const UMOUNT2: usize = 39;
+    pub(super) const PIVOT_ROOT: usize = 41;
+    pub(super) const CHDIR: usize = 49;
+    pub(super) const SETHOSTNAME: usize = 161;
+    pub(super) const SETRESUID: usize = 147;
+    pub(super) const SETRESGID: usize = 149;
+    pub(super) const SETGROUPS: usize = 159;
+    pub(super) const SECCOMP: usize = 277;
+    pub(super) const CLOSE_RANGE: usize = 436;
+    pub(super) const OPEN_TREE: usize = 428;
+    pub(super) const MOVE_MOUNT: usize = 429;
+    pub(super) const MOUNT_SETATTR: usize = 442;
+    pub(super) const UMASK: usize = 166;
+    pub(super) const PREAD64: usize = 67;
+    pub(super) const PWRITE64: usize = 68;
+    pub(super) const PRLIMIT64: usize = 261;
+    pub(super) const NANOSLEEP: usize = 101;
+    pub(super) const PPOLL: usize = 73;
+    pub(super) const LSEEK: usize = 62;
+}
+
+/// One system call with up to six arguments.
+///
+/// # Safety
+/// Pointers among the arguments must be valid for what the call does with them.
+pub(crate) unsafe fn call(n: usize, a: [usize; 6]) -> Result<usize> {
+    let ret: isize;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the kernel's calling convention; rcx and r11 are clobbered by `syscall`.
+    unsafe {
+        asm!("syscall", inlateout("rax") n as isize => ret, in("rdi") a[0], in("rsi") a[1], in("rdx") a[2],
+            in("r10") a[3], in("r8") a[4], in("r9") a[5], lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: the kernel's calling convention.
+    unsafe {
+        asm!("svc 0", in("x8") n, inlateout("x0") a[0] as isize => ret, in("x1") a[1], in("x2") a[2],
+            in("x3") a[3], in("x4") a[4], in("x5") a[5], options(nostack));
+    }
+    if (-4095..0).contains(&ret) {
+        Err(Errno((-ret) as u32))
+    } else {
+        Ok(ret as usize)
+    }
+}
+
+macro_rules! sys {
+    ($nr:ident $(, $arg:expr)*) => {{
+        let given = [$($arg as usize),*];
+        let mut all = [0usize; 6];
+        all[..given.len()].copy_from_slice(&given);
+        // SAFETY: the wrapper around this macro passes lengths with pointers and NUL-ended strings.
+        unsafe { call(nr::$nr, all) }
+    }};
+}
+
+/// Checks that a slice is a C string and gives its address.
+pub(crate) fn path(text: &[u8]) -> Result<*const u8> {
+    match text.last() {
+        Some(0) => Ok(text.as_ptr()),
+        _ => Err(EINVAL),
+    }
+}
+
+/// A descriptor that closes itself.
+#[derive(Debug)]
+pub(crate) struct Fd(pub(crate) i32);
+
+impl Fd {
+    /// Lets go of the descriptor without closing it.
+    pub(crate) fn into_raw(self) -> i32 {
+        let fd = self.0;
+        core::mem::forget(self);
+        fd
+    }
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        close(self.0);
+    }
+}
+
+pub(crate) fn exit(code: i32) -> ! {
+    loop {
+        let _ = sys!(EXIT_GROUP, code);
+    }
+}
+
+pub(crate) fn close(fd: i32) {
+    let _ = sys!(CLOSE, fd);
+}
+
+pub(crate) fn read(fd: i32, buf: &mut [u8]) -> Result<usize> {
+    retry(|| sys!(READ, fd, buf.as_mut_ptr(), buf.len()))
+}
+
+pub(crate) fn write(fd: i32, buf: &[u8]) -> Result<usize> {
+    retry(|| sys!(WRITE, fd, buf.as_ptr(), buf.len()))
+}
+
+/// Writes all of `buf`.
+pub(crate) fn write_all(fd: i32, mut buf: &[u8]) -> Result<()> {
+    while !buf.is_empty() {
+        match write(fd, buf)? {
+            0 => return Err(EIO),
+            n => buf = &buf[n..],
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn pread(fd: i32, buf: &mut [u8], at: u64) -> Result<usize> {
+    sys!(PREAD64, fd, buf.as_mut_ptr(), buf.len(), at)
+}
+
+pub(crate) fn pwrite(fd: i32, buf: &[u8], at: u64) -> Result<usize> {
+    sys!(PWRITE64, fd, buf.as_ptr(), buf.len(), at)
+}
+
+fn retry(mut f: impl FnMut() -> Result<usize>) -> Result<usize> {
+    loop {
+        match f() {
+            Err(EINTR) => {}
+            other => return other,
+        }
+    }
+}
+
+pub(crate) fn openat(dir: i32, name: &[u8], flags: u32, mode: u32) -> Result<Fd> {
+    let name = path(name)?;
+    sys!(OPENAT, dir, name, flags | O_CLOEXEC, mode).map(|fd| Fd(fd as i32))
+}
+
+/// `openat2` that never follows a magic link of /proc.
+pub(crate) fn open_plain(dir: i32, name: &[u8], flags: u32, mode: u32) -> Result<Fd> {
+    const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
+    let name = path(name)?;
+    let how: [u64; 3] = [
+        u64::from(flags | O_CLOEXEC),
+        u64::from(mode),
+        RESOLVE_NO_MAGICLINKS,
+    ];
+    sys!(OPENAT2, dir, name, how.as_ptr(), 24).map(|fd| Fd(fd as i32))
+}
+
+pub(crate) fn mkdirat(dir: i32, name: &[u8], mode: u32) -> Result<()> {
+    let name = path(name)?;
+    sys!(MKDIRAT, dir, name, mode).map(drop)
+}
+
+pub(crate) fn symlinkat(target: &[u8], dir: i32, name: &[u8]) -> Result<()> {
+    let (target, name) = (path(target)?, path(name)?);
+    sys!(SYMLINKAT, target, dir, name).map(drop)
+}
+
+pub(crate) fn unlinkat(dir: i32, name: &[u8], flags: u32) -> Result<()> {
+    let name = path(name)?;
+    sys!(UNLINKAT, dir, name, flags).map(drop)
+}
+
+pub(crate) fn renameat(dir: i32, from: &[u8], to: &[u8]) -> Result<()> {
+    let (from, to) = (path(from)?, path(to)?);
+    sys!(RENAMEAT2, dir, from, dir, to, 0).map(drop)
+}
+
+pub(crate) fn fchmod(fd: i32, mode: u32) -> Result<()> {
+    sys!(FCHMOD, fd, mode).map(drop)
+}
+
+pub(crate) fn fchown(fd: i32, uid: u32, gid: u32) -> Result<()> {
+    sys!(FCHOWN, fd, uid, gid).map(drop)
+}
+
+/// Sets the time of last change; the time of last access stays.
+pub(crate) fn set_mtime(fd: i32, seconds: i64, nanos: u32) -> Result<()> {
+    const UTIME_OMIT: i64 = 0x3fff_fffe;
+    let times: [i64; 4] = [0, UTIME_OMIT, seconds, i64::from(nanos)];
+    sys!(UTIMENSAT, fd, 0, times.as_ptr(), 0).map(drop)
+}
+
+/// What `statx` tells, as far as it is used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stat {
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) size: u64,
+    pub(crate) mtime: i64,
+    pub(crate) nanos: u32,
+}
+
+pub(crate) const S_IFMT: u32 = 0o170000;
+pub(crate) const S_IFREG: u32 = 0o100000;
+pub(crate) const S_IFDIR: u32 = 0o040000;
+pub(crate) const S_IFLNK: u32 = 0o120000;
+
+pub(crate) fn stat(dir: i32, name: &[u8], flags: u32) -> Result<Stat> {
+    const BASIC: u32 = 0x7ff;
+    let name = path(name)?;
+    let mut raw = [0u64; 32]; // struct statx is 256 bytes
+    sys!(STATX, dir, name, flags, BASIC, raw.as_mut_ptr())?;
+    // linux/stat.h: nlink, uid at 16; gid, mode at 24; size at 40; mtime at 112.
+    Ok(Stat {
+        uid: (raw[2] >> 32) as u32,
+        gid: raw[3] as u32,
+        mode: ((raw[3] >> 32) & 0xffff) as u32,
+        size: raw[5],
+        mtime: raw[14] as i64,
+        nanos: raw[15] as u32,
+    })
+}
+
+pub(crate) fn getdents(fd: i32, buf: &mut [u8]) -> Result<usize> {
+    sys!(GETDENTS64, fd, buf.as_mut_ptr(), buf.len())
+}
+
+pub(crate) fn readlinkat<'b>(dir: i32, name: &[u8], buf: &'b mut [u8]) -> Result<&'b [u8]> {
+    let name = path(name)?;
+    let n = sys!(READLINKAT, dir, name, buf.as_mut_ptr(), buf.len())?;
+    Ok(&buf[..n])
+}
+
+pub(crate) fn pipe(flags: u32) -> Result<(Fd, Fd)> {
+    let mut fds = [0i32; 2];
+    sys!(PIPE2, fds.as_mut_ptr(), flags | O_CLOEXEC)?;
+    Ok((Fd(fds[0]), Fd(fds[1])))
+}
+
+/// Makes `to` (0, 1 or 2) the same as `from`, kept over an exec.
+pub(crate) fn dup_to(from: i32, to: i32) -> Result<()> {
+    if from == to {
+        const F_SETFD: u32 = 2;
+        return sys!(FCNTL, from, F_SETFD, 0).map(drop);
+    }
+    sys!(DUP3, from, to, 0).map(drop)
+}
+
+/// A duplicate that is not 0, 1 or 2.
+pub(crate) fn dup_high(fd: i32) -> Result<Fd> {
+    const F_DUPFD_CLOEXEC: u32 = 1030;
+    sys!(FCNTL, fd, F_DUPFD_CLOEXEC, 3).map(|fd| Fd(fd as i32))
+}
+
+/// An `ioctl` whose argument is a number.
+pub(crate) fn ioctl_value(fd: i32, request: u32, value: usize) -> Result<usize> {
+    sys!(IOCTL, fd, request, value)
+}
+
+/// An `ioctl` on a buffer of the size the request wants.
+pub(crate) fn ioctl_buf(fd: i32, request: u32, buf: &mut [u8]) -> Result<usize> {
+    sys!(IOCTL, fd, request, buf.as_mut_ptr())
+}
+
+/// Fresh zeroed memory, never given back (its process is short-lived or the block small).
+pub(crate) fn pages(len: usize) -> Result<&'static mut [u8]> {
+    let address = sys!(MMAP, 0, len.max(1), 3, 0x22, -1isize, 0)?;
+    // SAFETY: a new private mapping of at least `len` bytes, owned by nobody else.
+    Ok(unsafe { core::slice::from_raw_parts_mut(address as *mut u8, len) })
+}
+
+/// The content of a memory file, mapped; private, so that later changes by others of mapped pages that were
+/// already written do not matter. The file is sealed by its sender.
+pub(crate) fn map_file(fd: i32, max: usize) -> Result<&'static [u8]> {
+    let size = stat(fd, b"\0", AT_EMPTY_PATH)?.size as usize;
+    if size == 0 || size > max {
+        return Err(EMSGSIZE);
+    }
+    let address = sys!(MMAP, 0, size, 1, 2, fd, 0)?;
+    // SAFETY: a new mapping of `size` bytes of a file sealed against shrinking.
+    Ok(unsafe { core::slice::from_raw_parts(address as *const u8, size) })
+}
+
+pub(crate) fn unmap(block: &'static [u8]) {
+    let _ = sys!(MUNMAP, block.as_ptr(), block.len());
+}
+
+pub(crate) fn socket(family: u32, kind: u32, protocol: u32) -> Result<Fd> {
+    const SOCK_CLOEXEC: u32 = 0o2000000;
+    sys!(SOCKET, family, kind | SOCK_CLOEXEC, protocol).map(|fd| Fd(fd as i32))
+}
+
+pub(crate) fn bind(fd: i32, address: &[u8]) -> Result<()> {
+    sys!(BIND, fd, address.as_ptr(), address.len()).map(drop)
+}
+
+pub(crate) fn listen(fd: i32, backlog: u32) -> Result<()> {
+    sys!(LISTEN, fd, backlog).map(drop)
+}
+
+pub(crate) fn connect(fd: i32, address: &[u8]) -> Result<()> {
+    sys!(CONNECT, fd, address.as_ptr(), address.len()).map(drop)
+}
+
+pub(crate) fn accept(fd: i32) -> Result<Fd> {
+    const SOCK_CLOEXEC: u32 = 0o2000000;
+    sys!(ACCEPT4, fd, 0, 0, SOCK_CLOEXEC).map(|fd| Fd(fd as i32))
+}
+
+pub(crate) fn sockname(fd: i32, buf: &mut [u8]) -> Result<usize> {
+    let mut len = buf.len() as u32;
+    sys!(GETSOCKNAME, fd, buf.as_mut_ptr(), &raw mut len)?;
+    Ok(len as usize)
+}
+
+pub(crate) fn setsockopt(fd: i32, level: u32, option: u32, value: u32) -> Result<()> {
+    sys!(SETSOCKOPT, fd, level, option, &raw const value, 4).map(drop)
+}
+
+/// `sendmsg` on a message laid out by [`crate::chan`].
+///
+/// # Safety
+/// `message` points to a valid `msghdr`.
+pub(crate) unsafe fn sendmsg(fd: i32, message: *const u8, flags: u32) -> Result<usize> {
+    retry(|| sys!(SENDMSG, fd, message, flags))
+}
+
+/// `recvmsg` on a message laid out by [`crate::chan`].
+///
+/// # Safety
+/// `message` points to a valid `msghdr`.
+pub(crate) unsafe fn recvmsg(fd: i32, message: *mut u8, flags: u32) -> Result<usize> {
+    retry(|| sys!(RECVMSG, fd, message, flags))
+}
+
+/// Sends one datagram; an empty address means the socket's peer.
+pub(crate) fn send(fd: i32, data: &[u8]) -> Result<usize> {
+    retry(|| sys!(SENDTO, fd, data.as_ptr(), data.len(), 0, 0, 0))
+}
+
+/// Receives one datagram.
+pub(crate) fn recv(fd: i32, buf: &mut [u8]) -> Result<usize> {
+    retry(|| sys!(RECVFROM, fd, buf.as_mut_ptr(), buf.len(), 0, 0, 0))
+}
+
+pub(crate) fn epoll() -> Result<Fd> {
+    sys!(EPOLL_CREATE1, O_CLOEXEC).map(|fd| Fd(fd as i32))
+}
+
+/// `struct epoll_event`, which is packed on x86_64 only.
+#[derive(Clone, Copy)]
+#[cfg_attr(target_arch = "x86_64", repr(C, packed))]
+#[cfg_attr(not(target_arch = "x86_64"), repr(C))]
+pub(crate) struct Event {
+    pub(crate) events: u32,
+    pub(crate) data: u64,
+}
+
+/// Adds readability of `fd` to the set under `data`.
+pub(crate) fn epoll_add(epoll: i32, fd: i32, data: u64) -> Result<()> {
+    const EPOLLIN: u32 = 1;
+    const EPOLL_CTL_ADD: u32 = 1;
+    let event = Event {
+        events: EPOLLIN,
+        data,
+    };
+    sys!(EPOLL_CTL, epoll, EPOLL_CTL_ADD, fd, &raw const event).map(drop)
+}
+
+/// Takes `fd` out of the set.
+pub(crate) fn epoll_remove(epoll: i32, fd: i32) {
+    const EPOLL_CTL_DEL: u32 = 2;
+    let _ = sys!(EPOLL_CTL, epoll, EPOLL_CTL_DEL, fd, 0);
+}
+
+pub(crate) fn epoll_wait(epoll: i32, events: &mut [Event]) -> Result<usize> {
+    retry(|| {
+        sys!(
+            EPOLL_PWAIT,
+            epoll,
+            events.as_mut_ptr(),
+            events.len(),
+            -1isize,
+            0,
+            8
+        )
+    })
+}
+
+pub(crate) fn signalfd(mask: u64) -> Result<Fd> {
+    sys!(
+        SIGNALFD4,
+        -1isize,
+        &raw const mask,
+        8,
+        O_CLOEXEC | O_NONBLOCK
+    )
+    .map(|fd| Fd(fd as i32))
+}
+
+/// Blocks exactly the signals of `mask`.
+pub(crate) fn set_signal_mask(mask: u64) {
+    const SIG_SETMASK: u32 = 2;
+    let _ = sys!(RT_SIGPROCMASK, SIG_SETMASK, &raw const mask, 0, 8);
+}
+
+/// Every signal back to its default action.
+pub(crate) fn default_signals() {
+    let action = [0usize; 4]; // handler SIG_DFL, no flags, no restorer, empty mask
+    for signal in 1..=64usize {
+        let _ = sys!(RT_SIGACTION, signal, action.as_ptr(), 0, 8);
+    }
+}
+
+/// A plain `fork`; `extra` are further clone flags, `pidfd` receives a descriptor if its flag is set.
+pub(crate) fn fork(extra: u64, pidfd: &mut i32) -> Result<u32> {
+    // x86_64: flags, stack, parent_tid, child_tid, tls; aarch64: flags, stack, parent_tid, tls, child_tid.
+    // With CLONE_PIDFD the descriptor goes to parent_tid.
+    sys!(CLONE, extra | u64::from(SIGCHLD), 0, &raw mut *pidfd, 0, 0).map(|pid| pid as u32)
+}
+
+/// Runs a program; only returns on failure.
+///
+/// # Safety
+/// `argv` and `envp` are null-ended arrays of C strings.
+pub(crate) unsafe fn execve(file: &[u8], argv: *const *const u8, envp: *const *const u8) -> Errno {
+    let file = match path(file) {
+        Ok(file) => file,
+        Err(errno) => return errno,
+    };
+    match sys!(EXECVE, file, argv, envp) {
+        Err(errno) => errno,
+        Ok(_) => EIO,
+    }
+}
+
+/// Collects one ended child without waiting: its id and wait status.
+pub(crate) fn reap() -> Option<(u32, u32)> {
+    const WNOHANG: u32 = 1;
+    let mut status = 0u32;
+    match retry(|| sys!(WAIT4, -1isize, &raw mut status, WNOHANG, 0)) {
+        Ok(pid) if pid > 0 => Some((pid as u32, status)),
+        _ => None,
+    }
+}
+
+/// Waits for one child.
+pub(crate) fn wait_for(pid: u32) -> Result<u32> {
+    let mut status = 0u32;
+    retry(|| sys!(WAIT4, pid, &raw mut status, 0, 0))?;
+    Ok(status)
+}
+
+pub(crate) fn kill(pid: i32, signal: u32) -> Result<()> {
+    sys!(KILL, pid as isize, signal).map(drop)
+}
+
+pub(crate) fn setsid() -> Result<()> {
+    sys!(SETSID).map(drop)
+}
+
+pub(crate) fn getpid() -> u32 {
+    sys!(GETPID).unwrap_or(0) as u32
+}
+
+pub(crate) fn prctl(option: u32, a: usize, b: usize) -> Result<usize> {
+    sys!(PRCTL, option, a, b, 0, 0)
+}
+
+pub(crate) fn unshare(flags: u64) -> Result<()> {
+    sys!(UNSHARE, flags).map(drop)
+}
+
+pub(crate) fn mount(
+    source: &[u8],
+    target: &[u8],
+    kind: &[u8],
+    flags: u64,
+    data: &[u8],
+) -> Result<()> {
+    let (source, target, kind, data) = (path(source)?, path(target)?, path(kind)?, path(data)?);
+    sys!(MOUNT, source, target, kind, flags, data).map(drop)
+}
+
+/// Detaches a mount.
+pub(crate) fn umount(target: &[u8]) -> Result<()> {
+    const MNT_DETACH: u32 = 2;
+    let target = path(target)?;
+    sys!(UMOUNT2, target, MNT_DETACH).map(drop)
+}
+
+pub(crate) fn pivot_root(new: &[u8], old: &[u8]) -> Result<()> {
+    let (new, old) = (path(new)?, path(old)?);
+    sys!(PIVOT_ROOT, new, old).map(drop)
+}
+
+pub(crate) fn chdir(dir: &[u8]) -> Result<()> {
+    let dir = path(dir)?;
+    sys!(CHDIR, dir).map(drop)
+}
+
+pub(crate) fn sethostname(name: &[u8]) -> Result<()> {
+    sys!(SETHOSTNAME, name.as_ptr(), name.len()).map(drop)
+}
+
+pub(crate) fn setresuid(id: u32) -> Result<()> {
+    sys!(SETRESUID, id, id, id).map(drop)
+}
+
+pub(crate) fn setresgid(id: u32) -> Result<()> {
+    sys!(SETRESGID, id, id, id).map(drop)
+}
+
+pub(crate) fn setgroups(groups: &[u32]) -> Result<()> {
+    sys!(SETGROUPS, groups.len(), groups.as_ptr()).map(drop)
+}
+
+/// Puts a filter on this process and its children.
+pub(crate) fn seccomp(program: &[u8]) -> Result<()> {
+    const SECCOMP_SET_MODE_FILTER: u32 = 1;
+    #[repr(C)]
+    struct Program {
+        len: u16,
+        filter: *const u8,
+    }
+    let program = Program {
+        len: (program.len() / 8) as u16,
+        filter: program.as_ptr(),
+    };
+    sys!(SECCOMP, SECCOMP_SET_MODE_FILTER, 0, &raw const program).map(drop)
+}
+
+/// Closes every descriptor from `first` on.
+pub(crate) fn close_from(first: u32) -> Result<()> {
+    sys!(CLOSE_RANGE, first, u32::MAX, 0).map(drop)
+}
+
+pub(crate) fn open_tree(name: &[u8], flags: u32) -> Result<Fd> {
+    let name = path(name)?;
+    sys!(OPEN_TREE, AT_FDCWD, name, flags | O_CLOEXEC).map(|fd| Fd(fd as i32))
+}
+
+pub(crate) fn move_mount(fd: i32, target: &[u8]) -> Result<()> {
+    const F_EMPTY_PATH: u32 = 4;
+    let target = path(target)?;
+    sys!(
+        MOVE_MOUNT,
+        fd,
+        b"\0".as_ptr(),
+        AT_FDCWD,
+        target,
+        F_EMPTY_PATH
+    )
+    .map(drop)
+}
+
+/// `mount_setattr` on a descriptor: attributes to set and clear, propagation.
+pub(crate) fn mount_setattr(fd: i32, recursive: bool, attr: &[u64; 4]) -> Result<()> {
+    let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
+    sys!(MOUNT_SETATTR, fd, b"\0".as_ptr(), flags, attr.as_ptr(), 32).map(drop)
+}
+
+pub(crate) fn umask(mask: u32) {
+    let _ = sys!(UMASK, mask);
+}
+
+/// Sets a resource limit; `u64::MAX` as hard leaves that one, and a soft above it becomes it.
+pub(crate) fn rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let mut now = [0u64; 2];
+    sys!(PRLIMIT64, 0, resource, 0, now.as_mut_ptr())?;
+    let hard = if hard == u64::MAX {
+        now[1]
+    } else {
+        hard.min(now[1])
+    };
+    let new = [soft.min(hard), hard];
+    sys!(PRLIMIT64, 0, resource, new.as_ptr(), 0).map(drop)
+}
+
+pub(crate) fn seek(fd: i32, to: u64) -> Result<()> {
+    sys!(LSEEK, fd, to, 0).map(drop)
+}
+
+pub(crate) fn sleep_ms(ms: u32) {
+    let time = [i64::from(ms / 1000), i64::from(ms % 1000) * 1_000_000];
+    let _ = sys!(NANOSLEEP, time.as_ptr(), 0);
+}
+
+/// Whether every writer of a pipe is gone and nothing is left to read.
+pub(crate) fn poll_hung_up(fd: i32) -> bool {
+    const POLLIN: u16 = 1;
+    const POLLHUP: u16 = 0x10;
+    #[repr(C)]
+    struct PollFd {
+        fd: i32,
+        events: u16,
+        revents: u16,
+    }
+    let mut entry = PollFd {
+        fd,
+        events: POLLIN,
+        revents: 0,
+    };
+    let time = [0i64; 2];
+    let ready = sys!(PPOLL, &raw mut entry, 1, time.as_ptr(), 0, 8);
+    ready.is_ok() && entry.revents & POLLHUP != 0 && entry.revents & POLLIN == 0
+}
