@@ -25,20 +25,26 @@
 
 #[cfg(target_os = "linux")]
 pub mod cgroup;
+mod check;
+mod clock;
 mod engine;
 mod error;
 mod id;
+mod lock;
+mod memory;
 pub mod net;
 mod open;
 mod probe;
 mod types;
 
+pub use clock::{Clock, RealClock, VirtualClock};
 pub use engine::{
     BoxDuplex, BoxFuture, BoxReader, BoxWriter, Duplex, Engine, Exec, ExecControl, FileRead,
     GuestAccept, GuestListener, LogStream,
 };
 pub use error::{Error, Kind, Result};
 pub use id::{InstanceId, MAX_ID_LEN, SnapshotId};
+pub use memory::{Memory, Timings};
 pub use net::EgressPolicy;
 pub use open::{Options, Selection, open, probe};
 pub use probe::{ProbeReport, ProbeStep, Remedy, StepFailure};
