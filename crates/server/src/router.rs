@@ -442,7 +442,7 @@ mod tests {
     use boxrig_wire::{Json, JsonReply, Socket, endpoint};
     use serde_json::{Value, json};
 
-    struct Demo;
+    pub struct Demo;
     impl Protocol for Demo {
         const PLATFORM: &'static str = "demo";
         fn decode_error(e: boxrig_wire::Error, _: &HeaderMap, _: &[u8]) -> boxrig_wire::Error {
