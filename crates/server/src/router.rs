@@ -437,6 +437,7 @@ fn finish(mut response: Response<WireBody>, extra: &Mutex<HeaderMap>) -> Respons
 }
 
 #[cfg(test)]
+#[allow(unreachable_pub)]
 mod tests {
     use super::*;
     use boxrig_wire::{Json, JsonReply, Socket, endpoint};
