@@ -30,6 +30,8 @@ mod clock;
 mod engine;
 mod error;
 mod id;
+#[cfg(target_os = "linux")]
+pub mod image;
 mod lock;
 mod memory;
 pub mod net;
