@@ -1,6 +1,10 @@
 //! The local boxrig server: one address that speaks FastVM (and, later, VergeOS, Incus and Convox) over an embedded
 //! engine and a durable store.
 
+pub mod auth;
+pub mod core;
 pub mod faults;
+pub mod files;
+pub mod ids;
 pub mod router;
 pub mod state;

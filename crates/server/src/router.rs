@@ -108,7 +108,7 @@ impl<S> std::ops::Deref for Call<S> {
 }
 
 /// Stands around every matched request: fault scripts, the record of exercised operations.
-pub trait Around: Send + Sync + 'static {
+pub trait Around: fmt::Debug + Send + Sync + 'static {
     /// Answers instead of, before, or after `next`.
     fn around<'a>(
         &'a self,

@@ -1,25 +1,4 @@
-//! Faults on purpose.
-//!
-//! # Crash points
-//!
-//! `BOXRIG_CRASH_AT=<point>:<n>` ends the process with `SIGKILL`, without any cleanup, at the `n`-th pass of a point,
-//! counted from the moment the server is ready (not during recovery). The points:
-//!
-//! | point | where |
-//! | --- | --- |
-//! | `state.begin` | before a transaction is applied in memory |
-//! | `state.write` | before a write to the state file: within a commit |
-//! | `state.sync` | before the state file is synchronised |
-//! | `state.before_commit` | a batch of transactions is put together, not committed |
-//! | `state.after_commit` | a batch is committed, nobody has been answered |
-//! | `engine.create` | an instance was made by the engine, its record is not final |
-//! | `engine.snapshot` | a snapshot was made by the engine, its record is not final |
-//! | `upload.chunk` | a chunk of an upload was written to the staging file |
-//! | `delete.engine` | before the engine removes an instance |
-//! | `delete.state` | the engine has removed it, the record is still there |
-//!
-//! `BOXRIG_FAULT_NO_COMMIT=1` acknowledges changes of the state without saving them, so that a crash test can show
-//! that it would find a loss. `GET /boxrig/v1/faults` tells how often each point was passed.
+//! Crash points; the table of them is in the documentation of the module above.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -125,7 +104,7 @@ mod tests {
 
     #[test]
     fn the_documentation_lists_every_point() {
-        let text = include_str!("faults.rs");
+        let text = include_str!("mod.rs");
         for point in CRASH_POINTS {
             assert!(text.contains(&format!("//! | `{point}` |")), "{point}");
         }
