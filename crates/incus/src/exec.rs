@@ -3,47 +3,17 @@
 use std::collections::BTreeMap;
 
 use boxrig_wire::ws::{Frame, Reader, Writer};
-use boxrig_wire::{
-    CallOptions, Error, Json, Kind, Request, Result, Socket, Timeout, endpoint, params,
-};
+use boxrig_wire::{CallOptions, Error, Json, Kind, Request, Result, Timeout};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::envelope::Async;
-use crate::operation::{OperationView, OperationWait, OperationWaitQuery};
-use crate::{Client, Incus};
+use crate::models::{InstanceExecPost, Operation};
+use crate::ops::queries::{self, ProjectQuery};
+use crate::{Client, ops};
 
-/// What to run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case")]
-#[non_exhaustive]
-pub struct ExecPost {
-    /// The command and its arguments.
-    pub command: Vec<String>,
-    /// Added to the environment.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub environment: BTreeMap<String, String>,
-    /// With a terminal: one socket for both directions.
-    pub interactive: bool,
-    /// With sockets.
-    pub wait_for_websocket: bool,
-    /// Without sockets, the output kept in files on the server.
-    pub record_output: bool,
-    /// Columns of the terminal.
-    pub width: u16,
-    /// Rows of the terminal.
-    pub height: u16,
-    /// User id to run as.
-    pub user: u32,
-    /// Group id to run as.
-    pub group: u32,
-    /// Working directory.
-    pub cwd: String,
-}
-
-impl ExecPost {
+impl InstanceExecPost {
     /// Runs `command` without a terminal, with its streams on sockets.
     pub fn streams<I, S>(command: I) -> Self
     where
@@ -65,8 +35,8 @@ impl ExecPost {
     {
         Self {
             interactive: true,
-            width: size.width,
-            height: size.height,
+            width: size.width.into(),
+            height: size.height.into(),
             ..Self::streams(command)
         }
     }
@@ -85,42 +55,6 @@ pub struct WindowSize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signal(pub i32);
 
-params! {
-    /// Which project.
-    pub struct ProjectQuery {
-        /// The project's name; `default` when absent.
-        pub project: Option<String> = "project",
-    }
-}
-
-params! {
-    /// Which socket of an operation.
-    pub struct OperationSocketQuery {
-        /// The secret of the socket, from the operation's metadata.
-        pub secret: String = "secret",
-    }
-}
-
-endpoint! {
-    /// Runs a command in an instance.
-    pub InstanceExec = "instance_exec_post": Incus, POST "/1.0/instances/{name}/exec" {
-        path: (String,),
-        query: ProjectQuery,
-        body: Json<ExecPost>,
-        reply: Async,
-    }
-}
-
-endpoint! {
-    /// Connects to a socket of an operation.
-    pub OperationWebsocket = "operation_websocket_get": Incus, GET "/1.0/operations/{id}/websocket" {
-        path: (String,),
-        query: OperationSocketQuery,
-        reply: Socket,
-        idempotency: Never,
-    }
-}
-
 /// The secrets of an exec's sockets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecSockets {
@@ -130,8 +64,8 @@ pub struct ExecSockets {
 
 impl ExecSockets {
     /// Reads them from the operation that an exec made.
-    pub fn of(operation: &OperationView) -> Option<Self> {
-        let fds = operation.metadata.as_ref()?.get("fds")?.as_object()?;
+    pub fn of(operation: &Operation) -> Option<Self> {
+        let fds = operation.metadata.get("fds")?.as_object()?;
         let fds = fds
             .iter()
             .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
@@ -184,19 +118,19 @@ impl Client {
     pub async fn exec(
         &self,
         instance: &str,
-        project: ProjectQuery,
-        post: ExecPost,
+        query: ProjectQuery,
+        post: InstanceExecPost,
     ) -> Result<ExecSession> {
         if !post.wait_for_websocket || post.record_output {
             return Err(Error::new(
                 Kind::Invalid,
-                "this exec needs sockets: ExecPost::streams or ::terminal",
+                "this exec needs sockets: InstanceExecPost::streams or ::terminal",
             ));
         }
         let interactive = post.interactive;
-        let request = Request::<InstanceExec> {
+        let request = Request::<ops::instances::InstanceExecPost> {
             path: (instance.to_owned(),),
-            query: project,
+            query,
             headers: Default::default(),
             body: Json(post),
         };
@@ -206,9 +140,11 @@ impl Client {
         let connect = sockets.fds.into_iter().map(|(name, secret)| {
             let id = operation.id.clone();
             async move {
-                let request = Request::<OperationWebsocket> {
+                let request = Request::<ops::server::OperationWebsocketGet> {
                     path: (id,),
-                    query: OperationSocketQuery { secret },
+                    query: queries::SecretQuery {
+                        secret: Some(secret),
+                    },
                     headers: Default::default(),
                     body: Default::default(),
                 };
@@ -333,9 +269,12 @@ impl ExecSession {
             let _ = stdin.0.send(Frame::close(1000)).await;
             let _ = stdin.0.shutdown().await;
         }
-        let request = Request::<OperationWait> {
+        let request = Request::<ops::server::OperationWaitGet> {
             path: (self.operation,),
-            query: OperationWaitQuery { timeout: Some(-1) },
+            query: queries::SecretTimeoutQuery {
+                timeout: Some(-1),
+                secret: None,
+            },
             headers: Default::default(),
             body: Default::default(),
         };
@@ -344,11 +283,10 @@ impl ExecSession {
             .caller
             .call(request, &CallOptions::new().timeout(Timeout::Never))
             .await?;
-        let operation = reply.0.succeeded()?;
+        let operation = reply.metadata.succeeded()?;
         operation
             .metadata
-            .as_ref()
-            .and_then(|m| m.get("return"))
+            .get("return")
             .and_then(Value::as_i64)
             .and_then(|n| i32::try_from(n).ok())
             .ok_or_else(|| Error::new(Kind::Protocol, "the operation has no exit code"))

@@ -8,25 +8,19 @@
 
 mod envelope;
 mod exec;
+mod model;
+pub mod models;
 mod operation;
+pub mod ops;
 mod protocol;
 
-pub use envelope::{Async, Sync};
-pub use exec::{
-    ExecEvent, ExecPost, ExecSession, ExecSockets, InstanceExec, OperationSocketQuery,
-    OperationWebsocket, ProjectQuery, Signal, WindowSize,
-};
-pub use operation::{OperationView, OperationWait, OperationWaitQuery};
+pub use envelope::{Answer, Async, List, Sync};
+pub use exec::{ExecEvent, ExecSession, ExecSockets, Signal, WindowSize};
+pub use model::{ConfigMap, DevicesMap, Merge, Nbd, Sftp, StatusCode, TcpForward, Timestamp};
+pub use ops::CATALOG;
 pub use protocol::Incus;
 
-use boxrig_wire::{Caller, Catalog, Endpoint};
-
-/// The operations that are described so far.
-pub const CATALOG: Catalog = &[
-    InstanceExec::META,
-    OperationWait::META,
-    OperationWebsocket::META,
-];
+use boxrig_wire::Caller;
 
 /// A client of one Incus server. Cheap to clone, shared by tasks.
 #[derive(Clone, Debug)]

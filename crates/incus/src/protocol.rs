@@ -47,7 +47,8 @@ impl Protocol for Incus {
 pub(crate) fn classify(error: Error, code: u16, text: &str) -> Error {
     let kind = match code {
         _ if text.contains("already exists") => Kind::Conflict,
-        400 if text.contains("Command not found") => Kind::NotFound,
+        // "Command not found" of an exec comes as a 400 or as the operation's own failure.
+        0 | 400 if text.contains("not found") => Kind::NotFound,
         0 => error.kind(),
         code => http::StatusCode::from_u16(code).map_or(error.kind(), Kind::of_status),
     };

@@ -1,0 +1,71 @@
+//! What the measurements share: sizes, and what a run reports.
+//!
+//! `cargo xtask bench` runs the same scenario with boxrig's client and with the vendor's Python SDK
+//! against one canned-reply listener, in turns, and prints ratios. Nothing here is a timed test.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes of the stream scenario.
+pub const STREAM_BYTES: usize = 256 * 1024 * 1024;
+/// Bytes in one event of the stream scenario.
+pub const STREAM_EVENT: usize = 32 * 1024;
+/// Bytes of the download scenario.
+pub const DOWNLOAD_BYTES: usize = 1024 * 1024 * 1024;
+
+/// What one run of a scenario cost.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Cost {
+    /// The scenario.
+    pub scenario: String,
+    /// How many calls, or bytes, it did.
+    pub units: u64,
+    /// Wall time in seconds.
+    pub wall_s: f64,
+    /// User and system CPU time of the process in seconds.
+    pub cpu_s: f64,
+    /// The largest resident size of the process, in MiB.
+    pub peak_mib: f64,
+}
+
+/// Measures a scenario from its start to [`finish`](Self::finish).
+#[derive(Debug)]
+pub struct Meter {
+    started: Instant,
+    cpu: Duration,
+}
+
+impl Meter {
+    /// Starts.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { started: Instant::now(), cpu: cpu_time() }
+    }
+
+    /// Ends, after `units` calls or bytes.
+    #[must_use]
+    pub fn finish(self, scenario: &str, units: u64) -> Cost {
+        Cost {
+            scenario: scenario.to_owned(),
+            units,
+            wall_s: self.started.elapsed().as_secs_f64(),
+            cpu_s: (cpu_time() - self.cpu).as_secs_f64(),
+            peak_mib: peak_mib(),
+        }
+    }
+}
+
+/// CPU time of this process so far.
+fn cpu_time() -> Duration {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(t.tv_sec.unsigned_abs(), u32::try_from(t.tv_nsec).unwrap_or(0))
+}
+
+/// The peak resident size, from `/proc/self/status`; 0 where there is none.
+fn peak_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
+}
