@@ -37,13 +37,15 @@ MACHINES = 6  # at most; more would only slow the comparison
 # Where the server can be made to end inside a write (crates/server/src/faults.rs).
 POINTS = [
     ("state.begin", 12),
+    ("state.write", 60),
+    ("state.sync", 12),
     ("state.before_commit", 12),
     ("state.after_commit", 12),
     ("engine.create", 3),
     ("engine.snapshot", 2),
     ("upload.chunk", 4),
-    ("delete.begin", 2),
     ("delete.engine", 2),
+    ("delete.state", 2),
 ]
 RECOVERY = 2.0
 
