@@ -19,6 +19,7 @@ mod chan;
 mod curl;
 mod exec;
 mod files;
+mod http;
 mod log;
 mod mem;
 mod proto;

@@ -518,6 +518,24 @@ pub(crate) fn send(fd: i32, data: &[u8]) -> Result<usize> {
     retry(|| sys!(SENDTO, fd, data.as_ptr(), data.len(), 0, 0, 0))
 }
 
+/// Sends all of `data` on a stream; a peer that is gone is an error and not a signal.
+pub(crate) fn send_quiet(fd: i32, mut data: &[u8]) -> Result<()> {
+    const MSG_NOSIGNAL: u32 = 0x4000;
+    while !data.is_empty() {
+        let sent = retry(|| sys!(SENDTO, fd, data.as_ptr(), data.len(), MSG_NOSIGNAL, 0, 0))?;
+        data = data.get(sent..).unwrap_or(&[]);
+    }
+    Ok(())
+}
+
+/// Looks at what has arrived, without waiting and without taking it; [`EAGAIN`] when nothing has.
+pub(crate) fn peek(fd: i32, buf: &mut [u8]) -> Result<usize> {
+    const MSG_PEEK: u32 = 0x2;
+    const MSG_DONTWAIT: u32 = 0x40;
+    let flags = MSG_PEEK | MSG_DONTWAIT;
+    retry(|| sys!(RECVFROM, fd, buf.as_mut_ptr(), buf.len(), flags, 0, 0))
+}
+
 /// Receives one datagram.
 pub(crate) fn recv(fd: i32, buf: &mut [u8]) -> Result<usize> {
     retry(|| sys!(RECVFROM, fd, buf.as_mut_ptr(), buf.len(), 0, 0, 0))

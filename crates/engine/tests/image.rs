@@ -605,11 +605,15 @@ fn census(dir: &Path) -> BTreeSet<(PathBuf, String)> {
     let mut found = BTreeSet::new();
     let mut open = vec![dir.to_owned()];
     while let Some(dir) = open.pop() {
-        for entry in fs::read_dir(&dir).unwrap() {
+        // Archives bring directories that deny access to an ordinary user.
+        let Ok(entries) = fs::read_dir(&dir) else {
+            continue;
+        };
+        for entry in entries {
             let path = entry.unwrap().path();
             let meta = fs::symlink_metadata(&path).unwrap();
             let content = if meta.is_file() {
-                fs::read(&path).unwrap()
+                fs::read(&path).unwrap_or_default()
             } else {
                 Vec::new()
             };
