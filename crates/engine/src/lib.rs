@@ -37,6 +37,8 @@ mod memory;
 pub mod net;
 mod open;
 mod probe;
+#[cfg(all(target_os = "linux", agent))]
+mod sandbox;
 mod types;
 
 pub use clock::{Clock, RealClock, VirtualClock};

@@ -78,6 +78,12 @@ pub async fn open(
             let engine = Memory::open(data_dir, options.clock, options.timings)?;
             Ok(Arc::new(engine))
         }
+        #[cfg(agent)]
+        Selection::Auto | Selection::Sandbox => {
+            let engine = crate::sandbox::Sandbox::open(data_dir, options).await?;
+            Ok(Arc::new(engine))
+        }
+        #[cfg(not(agent))]
         Selection::Auto | Selection::Sandbox => Err(no_sandbox()),
         Selection::Process => Err(Error::new(
             Kind::Unsupported,
@@ -89,20 +95,26 @@ pub async fn open(
 /// Starts a trial instance under `data_dir`, runs a command in it, removes it, and tells step by step what
 /// worked. Nothing is left behind.
 pub async fn probe(data_dir: &Path) -> ProbeReport {
-    let _ = data_dir;
-    ProbeReport {
-        steps: vec![crate::ProbeStep {
-            name: "find the sandbox".to_owned(),
-            failure: Some(crate::StepFailure {
-                errno: 0,
-                message: no_sandbox().to_string(),
-            }),
-            note: None,
-        }],
-        remedies: Vec::new(),
+    #[cfg(agent)]
+    return crate::sandbox::probe(data_dir).await;
+    #[cfg(not(agent))]
+    {
+        let _ = data_dir;
+        ProbeReport {
+            steps: vec![crate::ProbeStep {
+                name: "find the sandbox".to_owned(),
+                failure: Some(crate::StepFailure {
+                    errno: 0,
+                    message: no_sandbox().to_string(),
+                }),
+                note: None,
+            }],
+            remedies: Vec::new(),
+        }
     }
 }
 
+#[cfg(not(agent))]
 fn no_sandbox() -> Error {
     Error::new(
         Kind::NotPermittedHere,

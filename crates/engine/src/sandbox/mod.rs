@@ -1,0 +1,1010 @@
+//! The sandbox: instances as processes in namespaces of their own over an overlay file system.
+//!
+//! - [`plan`], [`launch`]: what a start does, step by step; carried out by the *stage* (`agent/stage.rs`);
+//! - [`guest`], [`exec`]: requests to process 1 of a running instance (`agent/serve.rs`);
+//! - [`life`]: starting, watching, ending, taking over after a restart of the server;
+//! - [`snapshots`], [`tree`]: layers of files;
+//! - [`record`]: what is written down, and where everything lies;
+//! - [`builtin`]: the image that needs no download;
+//! - [`refusal`]: whether any of this works here, and what to do if it does not.
+
+mod agent;
+mod builtin;
+mod exec;
+mod guest;
+mod ids;
+mod launch;
+mod life;
+mod logs;
+mod packet;
+mod plan;
+#[allow(unreachable_pub)] // shared with the agent
+#[path = "../../agent/proto.rs"]
+mod proto;
+mod record;
+mod refusal;
+mod ring;
+mod seccomp;
+mod snapshots;
+mod tree;
+#[allow(unreachable_pub, dead_code)] // shared with the agent
+#[path = "../../agent/wire.rs"]
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::future::Future;
+use std::io::{self, ErrorKind, Seek};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::{StreamExt, stream};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::broadcast;
+
+use self::ids::Ids;
+use self::life::Instance;
+use self::record::{Dirs, Files, Record, SnapshotRecord};
+use self::ring::Ring;
+use self::snapshots::{instance_exists, must_be};
+use crate::cgroup::Cgroups;
+use crate::image::{ImageStore, ImportLimits};
+use crate::lock::DirectoryLock;
+use crate::net::EgressOptions;
+use crate::{
+    BASE_IMAGE, BoxDuplex, BoxFuture, BoxReader, Capabilities, DirEntry, EnforcedLimits, Engine,
+    EngineEvent, Error, EventKind, Exec, ExecSpec, FileMeta, FileRead, GuestAccept, GuestListener,
+    ImageInfo, InstanceId, InstanceInfo, InstanceSpec, InstanceState, Isolation, Kind, Limits,
+    LogOptions, LogSource, LogStream, Options, Result, SnapshotId, SnapshotInfo, SnapshotSpec,
+    Source, Stats, StopMode, WinSize, WriteOptions, check,
+};
+
+pub(crate) use self::refusal::probe;
+
+/// Events kept for a receiver that is slow.
+const EVENTS: usize = 1024;
+/// Instances taken over at one time when the server starts.
+const ADOPT_AT_ONCE: usize = 64;
+
+/// The sandbox engine.
+#[derive(Debug, Clone)]
+pub(crate) struct Sandbox(Arc<Inner>);
+
+struct Inner {
+    dirs: Dirs,
+    options: Options,
+    boot: String,
+    ids: Ids,
+    cgroups: Cgroups,
+    egress: EgressOptions,
+    /// The host's folders in the built-in image.
+    host: Vec<builtin::HostFolder>,
+    /// The built-in image's layer, as in records.
+    base: String,
+    images: ImageStore,
+    instances: Mutex<BTreeMap<InstanceId, Arc<Instance>>>,
+    /// Names of instances that are being made.
+    reserved: Mutex<BTreeSet<InstanceId>>,
+    snapshots: Mutex<BTreeMap<SnapshotId, SnapshotRecord>>,
+    /// Read while layers are chosen until their use is written down; written while unused ones are removed.
+    layers: tokio::sync::RwLock<()>,
+    events: broadcast::Sender<EngineEvent>,
+    _lock: DirectoryLock,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandbox")
+            .field("dirs", &self.dirs)
+            .field("ids", &self.ids)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs blocking work on the pool for it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::io("run blocking work", io::Error::other(e)))?
+}
+
+/// Runs `work` to its end, even if whoever waits for it goes away.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work)
+        .await
+        .map_err(|e| Error::io("run an operation", io::Error::other(e)))?
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn no_instance(id: &InstanceId) -> Error {
+    Error::new(Kind::NotFound, format!("no instance {id}"))
+}
+
+/// The digest in the name of an imported image's layer.
+fn digest_of(layer: &str) -> Option<String> {
+    let rest = layer.strip_prefix("images/layers/")?;
+    Some(rest.strip_suffix("/fs")?.to_owned())
+}
+
+/// Lets this process hold what a thousand instances need: a few descriptors each.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: now.maximum,
+        maximum: now.maximum,
+    };
+    if setrlimit(Resource::Nofile, wanted).is_err() {
+        tracing::debug!("the limit of open files stays as it is");
+    }
+}
+
+impl Sandbox {
+    /// Opens the engine's data folder, and takes over what runs.
+    pub(crate) async fn open(root: &Path, options: Options) -> Result<Self> {
+        raise_descriptor_limit();
+        let root = root.to_owned();
+        let inner = blocking(move || Inner::open(&root, options)).await?;
+        let inner = Arc::new(inner);
+        if inner.options.probe {
+            refusal::try_once(&inner).await?;
+        }
+        inner.load_instances().await?;
+        let background = Arc::clone(&inner);
+        tokio::task::spawn_blocking(move || background.dirs.empty_trash());
+        inner.collect_layers().await?;
+        Ok(Self(inner))
+    }
+}
+
+impl Inner {
+    /// The blocking part of opening.
+    fn open(root: &Path, options: Options) -> Result<Self> {
+        let lock = DirectoryLock::take(root)?;
+        let root = fs::canonicalize(root).map_err(|e| Error::io("look up the data folder", e))?;
+        let dirs = Dirs::make(&root)?;
+        let ids = Ids::here();
+        if ids.ranges() && !ids::ranges_exist() {
+            return Err(refusal::no_ranges());
+        }
+        let host = builtin::host_folders(&root)?;
+        let base = builtin::layer(&dirs.layers())?;
+        let base = base
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        let scope = scope_of(&root);
+        let snapshots = load_snapshots(&dirs)?;
+        Ok(Self {
+            base: format!("layers/{base}"),
+            boot: record::boot_id(),
+            ids,
+            cgroups: Cgroups::discover(&scope),
+            egress: EgressOptions::default(),
+            host,
+            images: ImageStore::open(&dirs.images(), ImportLimits::default())?,
+            instances: Mutex::default(),
+            reserved: Mutex::default(),
+            snapshots: Mutex::new(snapshots),
+            layers: tokio::sync::RwLock::default(),
+            events: broadcast::channel(EVENTS).0,
+            dirs,
+            options,
+            _lock: lock,
+        })
+    }
+
+    fn instances(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Arc<Instance>>> {
+        lock(&self.instances)
+    }
+
+    fn snapshots(&self) -> MutexGuard<'_, BTreeMap<SnapshotId, SnapshotRecord>> {
+        lock(&self.snapshots)
+    }
+
+    fn all(&self) -> Vec<Arc<Instance>> {
+        self.instances().values().cloned().collect()
+    }
+
+    fn find(&self, id: &InstanceId) -> Result<Arc<Instance>> {
+        self.instances()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| no_instance(id))
+    }
+
+    fn tell(&self, id: &InstanceId, kind: EventKind) {
+        let event = EngineEvent {
+            id: id.clone(),
+            kind,
+            at: self.options.clock.now(),
+        };
+        // Nobody listens: fine.
+        let _ = self.events.send(event);
+    }
+
+    /// Reads all records, finishes or removes what was interrupted, and takes over what runs.
+    async fn load_instances(self: &Arc<Self>) -> Result<()> {
+        let failed = |e: io::Error| Error::io("read the instances", e);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.dirs.instances()).map_err(failed)? {
+            let dir = entry.map_err(failed)?.path();
+            let name = dir
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let record = record::load::<Record>(&dir.join("instance.json"))?;
+            match (InstanceId::new(name), record) {
+                (Ok(id), Some(record)) => found.push(Instance::new(id, dir, record)),
+                _ => {
+                    life::end_stray(&dir).await;
+                    self.dirs.discard(&dir).map_err(failed)?;
+                }
+            }
+        }
+        let ids: BTreeSet<String> = found
+            .iter()
+            .map(|instance| instance.id.to_string())
+            .collect();
+        let inner = Arc::clone(self);
+        blocking(move || {
+            inner.cgroups.sweep(|name| ids.contains(name));
+            Ok(())
+        })
+        .await?;
+        stream::iter(&found)
+            .for_each_concurrent(ADOPT_AT_ONCE, |instance| async move {
+                self.adopt(instance).await;
+                if let Err(error) = self.settle_layer(instance) {
+                    tracing::error!(id = %instance.id, %error, "an interrupted snapshot cannot be finished");
+                }
+                self.remove_old_folders(instance);
+            })
+            .await;
+        let mut instances = self.instances();
+        for instance in found {
+            instances.insert(instance.id.clone(), instance);
+        }
+        Ok(())
+    }
+
+    /// Own folders of generations that are over.
+    fn remove_old_folders(&self, instance: &Instance) {
+        let current = instance.record().rw(&instance.dir);
+        let Ok(entries) = fs::read_dir(&instance.dir) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let old = entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.starts_with("rw-"));
+            if old && entry.path() != current {
+                let _ = self.dirs.discard(&entry.path());
+            }
+        }
+    }
+
+    async fn create(self: &Arc<Self>, spec: InstanceSpec) -> Result<InstanceInfo> {
+        check::spec(&spec)?;
+        let id = spec.id.clone();
+        let _name = Reservation::take(self, &id)?;
+        let _layers = self.layers.read().await;
+        let files = self.source_files(&spec.source).await?;
+        let record = Record {
+            spec,
+            created_at: self.options.clock.now(),
+            started_at: None,
+            state: InstanceState::Stopped,
+            reason: None,
+            main_exit: None,
+            enforced: EnforcedLimits::default(),
+            files,
+            generation: 0,
+            pending_layer: None,
+            run: None,
+        };
+        let instance = Instance::new(id.clone(), self.dirs.instance(&id), record);
+        let made = self.make_and_start(&instance).await;
+        if let Err(error) = made {
+            instance.mark_deleted();
+            let gone = self
+                .dirs
+                .discard(&instance.dir)
+                .map_err(|e| Error::io("remove a failed instance", e))?;
+            let removed = blocking(move || {
+                tree::remove(&gone).map_err(|e| Error::io("remove a failed instance", e))
+            });
+            if let Err(error) = removed.await {
+                tracing::warn!(%error, "a failed instance leaves files in the trash");
+            }
+            return Err(error);
+        }
+        self.instances().insert(id.clone(), Arc::clone(&instance));
+        self.tell(&id, EventKind::Created);
+        Ok(instance.info())
+    }
+
+    async fn make_and_start(self: &Arc<Self>, instance: &Arc<Instance>) -> Result<()> {
+        let (inner, at) = (Arc::clone(self), Arc::clone(instance));
+        blocking(move || inner.make_folders(&at)).await?;
+        let fresh = self.begin_run(instance).await?;
+        self.commit_run(instance, fresh).await
+    }
+
+    fn make_folders(&self, instance: &Instance) -> Result<()> {
+        let failed = |e: io::Error| Error::io("make the instance's folder", e);
+        if instance.dir.exists() {
+            // Left by a creation that failed and could not be removed.
+            self.dirs.discard(&instance.dir).map_err(failed)?;
+        }
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&instance.dir)
+            .map_err(failed)?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(instance.dir.join("mnt"))
+            .map_err(failed)?;
+        let record = instance.record();
+        let rw = record.rw(&instance.dir);
+        snapshots::make_rw(&rw).map_err(failed)?;
+        if matches!(record.spec.source, Source::Image(_)) {
+            self.seed_etc(&record, &rw.join("upper")).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// The files that name the instance and its name server, over the image's.
+    fn seed_etc(&self, record: &Record, upper: &Path) -> io::Result<()> {
+        let lower = record
+            .files
+            .layers
+            .iter()
+            .find_map(|name| fs::symlink_metadata(self.dirs.layer(name).join("etc")).ok());
+        if lower.is_some_and(|meta| !meta.is_dir()) {
+            return Ok(()); // A link: the image knows what it does.
+        }
+        let etc = upper.join("etc");
+        fs::DirBuilder::new().mode(0o755).create(&etc)?;
+        fs::set_permissions(&etc, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let name = &record.spec.hostname;
+        let hosts =
+            format!("127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+        let files = [
+            ("hostname", format!("{name}\n")),
+            ("hosts", hosts),
+            (
+                "resolv.conf",
+                format!("nameserver {}\n", crate::net::NAMESERVER),
+            ),
+        ];
+        for (name, content) in files {
+            let path = etc.join(name);
+            fs::write(&path, content)?;
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        }
+        Ok(())
+    }
+
+    /// The layers a new instance starts from.
+    async fn source_files(self: &Arc<Self>, source: &Source) -> Result<Files> {
+        match source {
+            Source::Image(name) if name == BASE_IMAGE => Ok(Files {
+                layers: vec![self.base.clone()],
+                builtin: true,
+            }),
+            Source::Image(name) => {
+                let image = self.images.get(name)?;
+                let layers = image
+                    .layers
+                    .iter()
+                    .rev()
+                    .map(|digest| format!("images/layers/{digest}/fs"))
+                    .collect();
+                Ok(Files {
+                    layers,
+                    builtin: false,
+                })
+            }
+            Source::Snapshot(id) => self.snapshot_files(id),
+            Source::Instance(id) => {
+                let instance = self.find(id)?;
+                let _op = instance.op.lock().await;
+                instance_exists(&instance)?;
+                self.freeze_files(&instance).await
+            }
+        }
+    }
+
+    async fn start(self: &Arc<Self>, instance: &Arc<Instance>) -> Result<InstanceInfo> {
+        let _op = instance.op.lock().await;
+        instance_exists(instance)?;
+        match instance.state() {
+            InstanceState::Running => {}
+            InstanceState::Paused => {
+                return Err(life::wrong_state(
+                    &instance.id,
+                    InstanceState::Paused,
+                    "stopped",
+                ));
+            }
+            _ => {
+                let fresh = self.begin_run(instance).await?;
+                self.commit_run(instance, fresh).await?;
+                self.tell(&instance.id, EventKind::Started);
+            }
+        }
+        Ok(instance.info())
+    }
+
+    async fn stop(
+        self: &Arc<Self>,
+        instance: &Arc<Instance>,
+        mode: StopMode,
+    ) -> Result<InstanceInfo> {
+        let _op = instance.op.lock().await;
+        instance_exists(instance)?;
+        if matches!(
+            instance.state(),
+            InstanceState::Running | InstanceState::Paused
+        ) {
+            self.end_run(instance, mode).await?;
+            instance.change(|record| {
+                record.state = InstanceState::Stopped;
+                record.run = None;
+            })?;
+            self.tell(&instance.id, EventKind::Stopped);
+        }
+        Ok(instance.info())
+    }
+
+    async fn pause(self: &Arc<Self>, instance: &Arc<Instance>) -> Result<InstanceInfo> {
+        let _op = instance.op.lock().await;
+        instance_exists(instance)?;
+        if instance.state() != InstanceState::Paused {
+            must_be(instance, InstanceState::Running, "running")?;
+            // The intent first: after a crash in between, resuming is right in both cases.
+            instance.change(|record| record.state = InstanceState::Paused)?;
+            if let Err(error) = self.freeze(instance).await {
+                self.thaw(instance).await?;
+                instance.change(|record| record.state = InstanceState::Running)?;
+                return Err(error);
+            }
+            self.tell(&instance.id, EventKind::Paused);
+        }
+        Ok(instance.info())
+    }
+
+    async fn resume(self: &Arc<Self>, instance: &Arc<Instance>) -> Result<InstanceInfo> {
+        let _op = instance.op.lock().await;
+        instance_exists(instance)?;
+        if instance.state() != InstanceState::Running {
+            must_be(instance, InstanceState::Paused, "paused")?;
+            self.thaw(instance).await?;
+            instance.change(|record| record.state = InstanceState::Running)?;
+            self.tell(&instance.id, EventKind::Resumed);
+        }
+        Ok(instance.info())
+    }
+
+    async fn delete(self: &Arc<Self>, instance: &Arc<Instance>) -> Result<()> {
+        {
+            let _op = instance.op.lock().await;
+            instance_exists(instance)?;
+            self.end_run(instance, StopMode::default()).await?;
+            let failed = |e: io::Error| Error::io("remove the instance", e);
+            // From here on it is gone, also for a server that starts now.
+            let gone = self.dirs.discard(&instance.dir).map_err(failed)?;
+            instance.mark_deleted();
+            self.instances().remove(&instance.id);
+            blocking(move || tree::remove(&gone).map_err(failed)).await?;
+        }
+        self.tell(&instance.id, EventKind::Deleted);
+        // Layers only go with the last one that used them; the built-in one never does.
+        if instance
+            .record()
+            .files
+            .layers
+            .iter()
+            .any(|layer| layer != &self.base)
+        {
+            self.collect_layers().await?;
+        }
+        Ok(())
+    }
+
+    async fn update_limits(
+        self: &Arc<Self>,
+        instance: &Arc<Instance>,
+        limits: Limits,
+    ) -> Result<InstanceInfo> {
+        check::limits(&limits)?;
+        let _op = instance.op.lock().await;
+        instance_exists(instance)?;
+        let group = instance.record().run.and_then(|run| run.group);
+        let enforced = match group {
+            Some(group) => {
+                let limits = limits.clone();
+                Some(blocking(move || group.set_limits(&limits)).await?)
+            }
+            None => None,
+        };
+        instance.change(|record| {
+            record.spec.limits = limits;
+            record.enforced = enforced.unwrap_or(record.enforced);
+        })?;
+        Ok(instance.info())
+    }
+
+    async fn stats(&self, instance: &Arc<Instance>) -> Result<Stats> {
+        let record = instance.record();
+        let upper = record.rw(&instance.dir).join("upper");
+        let group = record.run.and_then(|run| run.group);
+        let mut stats = blocking(move || {
+            let mut stats = Stats {
+                disk_bytes: tree::disk_usage(&upper).ok(),
+                ..Stats::default()
+            };
+            if let Some(now) = group.map(|group| group.stats()) {
+                stats.cpu_time = now.cpu_time;
+                stats.memory_bytes = now.memory_bytes;
+                stats.pids = now.pids;
+            }
+            Ok(stats)
+        })
+        .await?;
+        if let Some(counters) = instance.live().and_then(|live| live.counters()) {
+            stats.net_sent_bytes = Some(counters.sent_bytes);
+            stats.net_received_bytes = Some(counters.received_bytes);
+        }
+        Ok(stats)
+    }
+
+    async fn exec(
+        &self,
+        instance: &Instance,
+        spec: ExecSpec,
+        record: Option<Ring>,
+    ) -> Result<Exec> {
+        let guest = instance.running()?;
+        let body = launch::exec_body(&spec, &instance.record().spec.env)?;
+        let name = spec
+            .argv
+            .first()
+            .map(|name| String::from_utf8_lossy(name).into_owned());
+        let (channel, pid, fds) = guest.exec(&body, &name.unwrap_or_default()).await?;
+        exec::assemble(channel, pid, fds, &spec, record)
+    }
+
+    async fn console(&self, instance: &Instance, size: WinSize) -> Result<Exec> {
+        let path = instance.dir.join("console.log");
+        for shell in ["/bin/bash", "/bin/sh"] {
+            let ring = Ring::open(&path, self.options.log_bytes)
+                .map_err(|e| Error::io("open the console's log", e))?;
+            let mut spec = ExecSpec::new([shell, "-l"]);
+            spec.tty = Some(size);
+            spec.cwd = Some(b"/root".to_vec());
+            let mut opened = self.exec(instance, spec.clone(), Some(ring)).await;
+            if opened.as_ref().is_err_and(|e| e.kind() == Kind::Invalid) {
+                // An image without /root.
+                spec.cwd = None;
+                let ring = Ring::open(&path, self.options.log_bytes)
+                    .map_err(|e| Error::io("open the console's log", e))?;
+                opened = self.exec(instance, spec, Some(ring)).await;
+            }
+            match opened {
+                Err(error) if error.kind() == Kind::CommandNotFound => {}
+                other => return other,
+            }
+        }
+        Err(Error::new(
+            Kind::CommandNotFound,
+            "the image has neither /bin/bash nor /bin/sh",
+        ))
+    }
+}
+
+/// A name that is being used for a new instance.
+struct Reservation<'a> {
+    inner: &'a Inner,
+    id: InstanceId,
+}
+
+impl<'a> Reservation<'a> {
+    fn take(inner: &'a Inner, id: &InstanceId) -> Result<Self> {
+        let taken = || Error::new(Kind::Exists, format!("instance {id} exists"));
+        if !lock(&inner.reserved).insert(id.clone()) {
+            return Err(taken());
+        }
+        let reservation = Self {
+            inner,
+            id: id.clone(),
+        };
+        if inner.instances().contains_key(id) {
+            return Err(taken());
+        }
+        Ok(reservation)
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        lock(&self.inner.reserved).remove(&self.id);
+    }
+}
+
+/// A short name of a data folder, for its control groups: the same folder has the same name at every start.
+fn scope_of(root: &Path) -> String {
+    use std::os::unix::fs::MetadataExt;
+    match fs::metadata(root) {
+        Ok(meta) => format!("{:x}-{:x}", meta.dev(), meta.ino()),
+        Err(_) => record::random_name(),
+    }
+}
+
+fn load_snapshots(dirs: &Dirs) -> Result<BTreeMap<SnapshotId, SnapshotRecord>> {
+    let failed = |e: io::Error| Error::io("read the snapshots", e);
+    let mut snapshots = BTreeMap::new();
+    for entry in fs::read_dir(dirs.snapshots()).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            if let Some(record) = record::load::<SnapshotRecord>(&path)? {
+                snapshots.insert(record.info.spec.id.clone(), record);
+            }
+        } else {
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed(e)),
+                _ => {}
+            }
+        }
+    }
+    Ok(snapshots)
+}
+
+/// Starts an operation on an instance that runs to its end.
+macro_rules! operation {
+    ($self:ident, $id:ident, |$inner:ident, $instance:ident| $work:expr) => {{
+        let found = $self
+            .0
+            .find($id)
+            .map(|instance| (Arc::clone(&$self.0), instance));
+        Box::pin(async move {
+            let ($inner, $instance) = found?;
+            to_the_end(async move { $work.await }).await
+        })
+    }};
+}
+
+impl Engine for Sandbox {
+    fn name(&self) -> &'static str {
+        "sandbox"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            exec: true,
+            pty: true,
+            files: true,
+            pause: true,
+            snapshot: true,
+            egress: true,
+            ports: true,
+            images: true,
+            survives_restart: true,
+            limits: self.0.cgroups.enforced(),
+            ..Capabilities::none(Isolation::Namespaces)
+        }
+    }
+
+    fn create(&self, spec: InstanceSpec) -> BoxFuture<'_, Result<InstanceInfo>> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(to_the_end(async move { inner.create(spec).await }))
+    }
+
+    fn start<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<InstanceInfo>> {
+        operation!(self, id, |inner, instance| inner.start(&instance))
+    }
+
+    fn stop<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        mode: StopMode,
+    ) -> BoxFuture<'a, Result<InstanceInfo>> {
+        operation!(self, id, |inner, instance| inner.stop(&instance, mode))
+    }
+
+    fn pause<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<InstanceInfo>> {
+        operation!(self, id, |inner, instance| inner.pause(&instance))
+    }
+
+    fn resume<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<InstanceInfo>> {
+        operation!(self, id, |inner, instance| inner.resume(&instance))
+    }
+
+    fn delete<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<()>> {
+        operation!(self, id, |inner, instance| inner.delete(&instance))
+    }
+
+    fn get<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<InstanceInfo>> {
+        Box::pin(async move { Ok(self.0.find(id)?.info()) })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<InstanceInfo>>> {
+        Box::pin(async move {
+            Ok(self
+                .0
+                .all()
+                .iter()
+                .map(|instance| instance.info())
+                .collect())
+        })
+    }
+
+    fn update_limits<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        limits: Limits,
+    ) -> BoxFuture<'a, Result<InstanceInfo>> {
+        operation!(self, id, |inner, instance| inner
+            .update_limits(&instance, limits))
+    }
+
+    fn stats<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<Stats>> {
+        Box::pin(async move { self.0.stats(&self.0.find(id)?).await })
+    }
+
+    fn exec<'a>(&'a self, id: &'a InstanceId, spec: ExecSpec) -> BoxFuture<'a, Result<Exec>> {
+        Box::pin(async move { self.0.exec(&*self.0.find(id)?, spec, None).await })
+    }
+
+    fn console<'a>(&'a self, id: &'a InstanceId, size: WinSize) -> BoxFuture<'a, Result<Exec>> {
+        Box::pin(async move { self.0.console(&*self.0.find(id)?, size).await })
+    }
+
+    fn read_file<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        path: &'a [u8],
+        offset: u64,
+    ) -> BoxFuture<'a, Result<FileRead>> {
+        Box::pin(async move {
+            let guest = self.0.find(id)?.running()?;
+            let (meta, mut file) = guest.read_file(path).await?;
+            file.seek(io::SeekFrom::Start(offset))
+                .map_err(|e| Error::io("read a file", e))?;
+            Ok(FileRead {
+                meta,
+                content: Box::new(tokio::fs::File::from_std(file)),
+            })
+        })
+    }
+
+    fn write_file<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        path: &'a [u8],
+        options: WriteOptions,
+        mut content: BoxReader,
+    ) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move {
+            let guest = self.0.find(id)?.running()?;
+            let (channel, file) = guest.write_file(path, &options).await?;
+            let mut file = tokio::fs::File::from_std(file);
+            file.set_max_buf_size(1 << 20);
+            let failed =
+                |e: io::Error| Error::io(format!("write {}", String::from_utf8_lossy(path)), e);
+            let n = tokio::io::copy_buf(
+                &mut tokio::io::BufReader::with_capacity(256 * 1024, &mut content),
+                &mut file,
+            )
+            .await
+            .map_err(failed)?;
+            file.flush().await.map_err(failed)?;
+            guest.commit(&channel, path).await?;
+            Ok(n)
+        })
+    }
+
+    fn stat<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        path: &'a [u8],
+        follow: bool,
+    ) -> BoxFuture<'a, Result<FileMeta>> {
+        Box::pin(async move { self.0.find(id)?.running()?.stat(path, follow).await })
+    }
+
+    fn list_dir<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        path: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<DirEntry>>> {
+        Box::pin(async move { self.0.find(id)?.running()?.list_dir(path).await })
+    }
+
+    fn make_dir<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        path: &'a [u8],
+        mode: u32,
+        parents: bool,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.0
+                .find(id)?
+                .running()?
+                .make_dir(path, mode, parents)
+                .await
+        })
+    }
+
+    fn symlink<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        path: &'a [u8],
+        target: &'a [u8],
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.0.find(id)?.running()?.symlink(path, target).await })
+    }
+
+    fn remove<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        path: &'a [u8],
+        recursive: bool,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.0.find(id)?.running()?.remove(path, recursive).await })
+    }
+
+    fn connect<'a>(&'a self, id: &'a InstanceId, port: u16) -> BoxFuture<'a, Result<BoxDuplex>> {
+        Box::pin(async move {
+            let stream = self.0.find(id)?.running()?.connect_port(port).await?;
+            Ok(Box::new(stream) as BoxDuplex)
+        })
+    }
+
+    fn listen<'a>(&'a self, id: &'a InstanceId, port: u16) -> BoxFuture<'a, Result<GuestListener>> {
+        Box::pin(async move {
+            let instance = self.0.find(id)?;
+            let (listener, port) = instance.running()?.listen(port).await?;
+            Ok(GuestListener::new(
+                port,
+                Box::new(Accept { listener, instance }),
+            ))
+        })
+    }
+
+    fn snapshot<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        spec: SnapshotSpec,
+    ) -> BoxFuture<'a, Result<SnapshotInfo>> {
+        operation!(self, id, |inner, instance| inner.snapshot(&instance, spec))
+    }
+
+    fn restore<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        snapshot: &'a SnapshotId,
+    ) -> BoxFuture<'a, Result<InstanceInfo>> {
+        let snapshot = snapshot.clone();
+        operation!(self, id, |inner, instance| inner
+            .restore(&instance, &snapshot))
+    }
+
+    fn list_snapshots(&self) -> BoxFuture<'_, Result<Vec<SnapshotInfo>>> {
+        Box::pin(async move {
+            Ok(self
+                .0
+                .snapshots()
+                .values()
+                .map(|record| record.info.clone())
+                .collect())
+        })
+    }
+
+    fn delete_snapshot<'a>(&'a self, id: &'a SnapshotId) -> BoxFuture<'a, Result<()>> {
+        let (inner, id) = (Arc::clone(&self.0), id.clone());
+        Box::pin(to_the_end(async move { inner.delete_snapshot(&id).await }))
+    }
+
+    fn logs<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        options: LogOptions,
+    ) -> BoxFuture<'a, Result<LogStream>> {
+        Box::pin(async move {
+            let instance = self.0.find(id)?;
+            let name = match options.source {
+                LogSource::Main => "main.log",
+                LogSource::Console => "console.log",
+            };
+            let ring = Ring::open(&instance.dir.join(name), self.0.options.log_bytes)
+                .map_err(|e| Error::io("open the log", e))?;
+            logs::stream(ring, instance, &options)
+        })
+    }
+
+    fn import_image<'a>(
+        &'a self,
+        name: &'a str,
+        tar: BoxReader,
+    ) -> BoxFuture<'a, Result<ImageInfo>> {
+        Box::pin(async move { self.0.images.import(name, tar).await })
+    }
+
+    fn list_images(&self) -> BoxFuture<'_, Result<Vec<ImageInfo>>> {
+        Box::pin(async move {
+            let mut images = self.0.images.list();
+            let made =
+                fs::metadata(self.0.dirs.layer(&self.0.base)).and_then(|meta| meta.modified());
+            let created = made.unwrap_or(std::time::SystemTime::UNIX_EPOCH);
+            images.push(ImageInfo::new(BASE_IMAGE, None, 0, created));
+            images.sort_by(|a, b| a.name.cmp(&b.name));
+            Ok(images)
+        })
+    }
+
+    fn delete_image<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.0.images.delete(name)?;
+            self.0.collect_layers().await
+        })
+    }
+
+    fn events(&self) -> broadcast::Receiver<EngineEvent> {
+        self.0.events.subscribe()
+    }
+}
+
+/// A port of the server's in an instance.
+struct Accept {
+    listener: tokio::net::TcpListener,
+    instance: Arc<Instance>,
+}
+
+impl GuestAccept for Accept {
+    fn accept(&mut self) -> BoxFuture<'_, Result<BoxDuplex>> {
+        Box::pin(async move {
+            loop {
+                let live = self.instance.live().ok_or_else(guest::gone)?;
+                tokio::select! {
+                    accepted = self.listener.accept() => match accepted {
+                        Ok((stream, _)) => return Ok(Box::new(stream) as BoxDuplex),
+                        // The other side gave up already, or descriptors are short for now.
+                        Err(error) => {
+                            tracing::debug!(%error, "a connection from an instance was not accepted");
+                            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                        }
+                    },
+                    () = live.gone() => return Err(guest::gone()),
+                }
+            }
+        })
+    }
+}
+
+impl Drop for Accept {
+    fn drop(&mut self) {
+        let Ok(address) = self.listener.local_addr() else {
+            return;
+        };
+        let guest = self.instance.guest();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Best effort: an instance that has ended has no port any more.
+            runtime.spawn(async move { guest.unlisten(address.port()).await });
+        }
+    }
+}

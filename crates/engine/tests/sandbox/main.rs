@@ -1,0 +1,7 @@
+//! The sandbox engine, on whatever this machine and user allow.
+//!
+//! Where instances cannot run, tests print why and pass, unless `BOXRIG_REQUIRE=sandbox` is set.
+#![cfg(target_os = "linux")]
+
+mod commands;
+mod support;
