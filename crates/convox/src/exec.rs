@@ -1,42 +1,15 @@
 //! Running a command in a process: options in headers, output and exit code on one socket.
 
 use boxrig_wire::ws::{Frame, Reader, WebSocket, Writer};
-use boxrig_wire::{CallOptions, Error, Kind, Request, Result, Socket, Timeout, endpoint, params};
+use boxrig_wire::{CallOptions, Error, Kind, Request, Result, Timeout};
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 
-use crate::{Client, Convox};
+use crate::Client;
+use crate::ops::processes::{ProcessExec, ProcessExecHeaders};
 
 /// The line that carries the exit code at the end of an exec: this, the code, a newline.
 pub const EXIT_MARK: &str = "F1E49A85-0AD7-4AEF-A618-C249C6E6568D:";
-
-params! {
-    /// The options of an exec, which travel as headers.
-    pub struct ExecHeaders {
-        /// The command line, run by a shell in the process.
-        pub command: String = "command",
-        /// Whether to go through the image's entrypoint.
-        pub entrypoint: Option<bool> = "Entrypoint",
-        /// Rows of the terminal.
-        pub height: Option<u32> = "Height",
-        /// Columns of the terminal.
-        pub width: Option<u32> = "Width",
-        /// Whether there is a terminal; true when absent.
-        pub tty: Option<bool> = "Tty",
-        /// Whether no input follows.
-        pub disable_stdin: Option<bool> = "Disable-Stdin",
-    }
-}
-
-endpoint! {
-    /// Runs a command in a process of an app.
-    pub ProcessExec = "ProcessExec": Convox, GET "/apps/{app}/processes/{pid}/exec" {
-        path: (String, String),
-        headers: ExecHeaders,
-        reply: Socket,
-        idempotency: Never,
-    }
-}
 
 /// What an exec's socket says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +47,12 @@ impl Client {
     ///
     /// Those before the upgrade; the rack's own come as the first thing on the socket and are given by the
     /// output stream.
-    pub async fn exec(&self, app: &str, pid: &str, options: ExecHeaders) -> Result<ExecSession> {
+    pub async fn exec(
+        &self,
+        app: &str,
+        pid: &str,
+        options: ProcessExecHeaders,
+    ) -> Result<ExecSession> {
         let request = Request::<ProcessExec> {
             path: (app.to_owned(), pid.to_owned()),
             query: Default::default(),

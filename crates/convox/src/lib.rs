@@ -4,15 +4,19 @@
 //! trailer. The command `boxrig coverage` lists what is typed.
 
 mod exec;
+pub mod models;
+pub mod ops;
 mod protocol;
+mod reply;
+mod values;
 
-pub use exec::{EXIT_MARK, ExecEvent, ExecHeaders, ExecOutput, ExecSession, ProcessExec, Trailer};
+pub use exec::{EXIT_MARK, ExecEvent, ExecInput, ExecOutput, ExecSession, Trailer};
+pub use ops::{CATALOG, CLASSIC, CONSOLE};
 pub use protocol::Convox;
+pub use reply::{Done, Reply, Text};
+pub use values::{Csv, FieldMap, Timestamp};
 
-use boxrig_wire::{Caller, Catalog, Endpoint};
-
-/// The operations that are described so far.
-pub const CATALOG: Catalog = &[ProcessExec::META];
+use boxrig_wire::Caller;
 
 /// A client of one rack. Cheap to clone, shared by tasks.
 #[derive(Clone, Debug)]

@@ -1,10 +1,9 @@
 //! How Convox writes errors: plain text or `{"error": …}`.
 
-use boxrig_wire::{ApiError, Error, Kind, Protocol, WireBody};
+use boxrig_wire::{ApiError, Error, Protocol, WireBody};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response};
 use serde::Deserialize;
-use serde_json::json;
 
 /// The Convox protocol.
 #[derive(Clone, Copy, Debug)]
@@ -32,16 +31,18 @@ impl Protocol for Convox {
     }
 
     fn encode_error(error: &ApiError) -> Response<WireBody> {
-        // An unknown route of a rack is an empty 404.
-        let body = if error.kind == Kind::NotFound && error.message.is_empty() {
-            WireBody::empty()
+        // Plain text; an unknown route is an empty 404.
+        let text = if error.message.is_empty() {
+            String::new()
         } else {
-            WireBody::full(json!({ "error": error.message }).to_string())
+            format!("{}\n", error.message)
         };
-        let mut r = Response::new(body);
+        let mut r = Response::new(WireBody::full(text));
         *r.status_mut() = error.http_status();
-        r.headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        r.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
         r
     }
 }

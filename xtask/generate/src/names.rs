@@ -41,8 +41,8 @@ pub(crate) fn snake(text: &str) -> String {
         last = c;
     }
     match out.as_str() {
-        "type" | "match" | "move" | "use" | "ref" | "where" | "in" | "override" | "virtual"
-        | "abstract" | "macro" => format!("r#{out}"),
+        "type" | "match" | "pub" | "move" | "use" | "ref" | "where" | "in" | "override"
+        | "virtual" | "abstract" | "macro" => format!("r#{out}"),
         _ => out,
     }
 }

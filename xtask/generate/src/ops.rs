@@ -23,11 +23,6 @@ struct Op<'a> {
     parameters: Vec<&'a Value>,
 }
 
-/// How many operations there are once variants are folded.
-pub(crate) fn count(api: &Value) -> usize {
-    fold(api).map_or(0, |ops| ops.len())
-}
-
 fn fold(api: &Value) -> Result<Vec<Op<'_>>, Box<dyn Error>> {
     let mut ops: BTreeMap<(String, String), Op<'_>> = BTreeMap::new();
     for (path, methods) in api["paths"].as_object().ok_or("no paths")? {
