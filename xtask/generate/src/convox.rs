@@ -400,7 +400,7 @@ fn fields(list: &str) -> Result<Vec<(String, String, String)>> {
             "map" => "FieldMap",
             _ => "Option<String>",
         };
-        let mut doc = format!("{}", name.replace(['-', '_'], " "));
+        let mut doc = name.replace(['-', '_'], " ");
         match ty {
             "time" => doc.push_str("; in the rack's form, `YYYYMMDD.HHMMSS.nnnnnnnnn`"),
             "duration" => doc.push_str("; a duration such as `1h30m`"),
