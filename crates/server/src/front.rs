@@ -1,0 +1,220 @@
+//! The front door: which names a request may be addressed to, and which protocol answers it.
+//!
+//! The order is fixed: service host names first (they reach no protocol), then the checks of `Host` and `Origin`, then the
+//! path: VergeOS `/api` and `/files`; FastVM `/v1` and `/healthz`; Incus `/`, `/1.0`, `/os` and `/internal`; Convox the
+//! rest. The control API is on the unix socket only.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use boxrig_wire::{ApiError, BoxFuture, Kind, Protocol, WireBody};
+use http::header::{CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
+use http::uri::Authority;
+use http::{Response, StatusCode};
+
+use crate::core::Platform;
+use crate::router::{Peer, RequestInfo, error};
+
+/// The domain of services: `<service>.<app>.localhost`, `<name>--<vm id in hex>.proxy.localhost`.
+const SERVICE_DOMAIN: &str = ".localhost";
+
+/// The host names a request over TCP may be addressed to. Without this check a web page could reach the server by a
+/// name of its own that points to 127.0.0.1 (DNS rebinding).
+#[derive(Clone, Debug, Default)]
+pub struct AllowedHosts(BTreeSet<String>);
+
+impl AllowedHosts {
+    /// Loopback names and addresses, and these.
+    pub fn new(more: impl IntoIterator<Item = String>) -> Self {
+        Self(more.into_iter().map(|name| normal(&name)).collect())
+    }
+
+    fn contains(&self, host: &str) -> bool {
+        let host = normal(host);
+        host == "localhost"
+            || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            || self.0.contains(&host)
+    }
+}
+
+/// Lower case, without brackets and the dot at the end.
+fn normal(host: &str) -> String {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// The protocols of a server behind its addresses.
+pub struct Front {
+    hosts: AllowedHosts,
+    control: Arc<dyn Platform>,
+    fastvm: Arc<dyn Platform>,
+    vergeos: Arc<dyn Platform>,
+    incus: Arc<dyn Platform>,
+    convox: Arc<dyn Platform>,
+}
+
+impl std::fmt::Debug for Front {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Front").field("hosts", &self.hosts).finish()
+    }
+}
+
+impl Front {
+    /// A front with FastVM; the other platforms answer that they are not there yet.
+    pub fn new(hosts: AllowedHosts, control: Arc<dyn Platform>, fastvm: Arc<dyn Platform>) -> Self {
+        Self {
+            hosts,
+            control,
+            fastvm,
+            vergeos: Absent::<boxrig_vergeos::VergeOs>::platform(),
+            incus: Absent::<boxrig_incus::Incus>::platform(),
+            convox: Absent::<boxrig_convox::Convox>::platform(),
+        }
+    }
+
+    /// All protocols.
+    pub fn platforms(&self) -> impl Iterator<Item = &Arc<dyn Platform>> {
+        [&self.fastvm, &self.vergeos, &self.incus, &self.convox].into_iter()
+    }
+
+    /// Answers a request.
+    pub async fn answer(
+        &self,
+        info: RequestInfo,
+        request: http::Request<WireBody>,
+    ) -> Response<WireBody> {
+        let local = matches!(info.peer, Peer::Unix { .. });
+        if !local && let Err(refusal) = self.admit(&info) {
+            return refusal.response();
+        }
+        let path = request.uri().path();
+        let platform = match first_segment(path) {
+            "boxrig" if local => &self.control,
+            "api" | "files" => &self.vergeos,
+            "v1" => &self.fastvm,
+            "healthz" if path == "/healthz" => &self.fastvm,
+            "" | "1.0" => &self.incus,
+            "os" | "internal" => {
+                return error::<boxrig_incus::Incus>(&ApiError::not_found("not found"));
+            }
+            // Incus' clients come by the socket or with a certificate, and read its envelope.
+            _ if local || info.client_cert.is_some() => {
+                return error::<boxrig_incus::Incus>(&ApiError::not_found("not found"));
+            }
+            // Not even to say that it is elsewhere.
+            "boxrig" => return error::<boxrig_convox::Convox>(&ApiError::not_found("")),
+            _ => &self.convox,
+        };
+        platform.route(info, request).await
+    }
+
+    /// Whether a request that came over TCP is addressed to this server, by a program of the user's own choice.
+    fn admit(&self, info: &RequestInfo) -> Result<(), Refusal> {
+        let authority = match (info.uri.authority(), info.headers.get(HOST)) {
+            (Some(authority), _) => authority.clone(),
+            (None, Some(host)) => host
+                .to_str()
+                .ok()
+                .and_then(|h| h.parse::<Authority>().ok())
+                .ok_or_else(|| Refusal::bad("the Host header is not a host"))?,
+            (None, None) => return Err(Refusal::bad("the Host header is missing")),
+        };
+        let host = authority.host();
+        if let Some(name) = service_name(host) {
+            return Err(Refusal {
+                status: StatusCode::NOT_FOUND,
+                words: format!("no service is published as {name:?}"),
+            });
+        }
+        if !self.hosts.contains(host) {
+            return Err(Refusal {
+                status: StatusCode::FORBIDDEN,
+                words: format!(
+                    "this server does not answer to the host {host:?}; start it with --allow-host to add a name"
+                ),
+            });
+        }
+        // A browser tells where a request comes from; only pages of this server's own may send one.
+        let origin = info.headers.get(ORIGIN);
+        let same_origin = origin.is_none_or(|origin| {
+            let scheme = if info.tls { "https" } else { "http" };
+            let own = format!("{scheme}://{authority}");
+            origin.as_bytes().eq_ignore_ascii_case(own.as_bytes())
+        });
+        let site = info.header("sec-fetch-site");
+        if !same_origin || matches!(site, Some("cross-site" | "same-site")) {
+            return Err(Refusal {
+                status: StatusCode::FORBIDDEN,
+                words: "requests from other web sites are refused".to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The name of a service, when a host name is one's.
+fn service_name(host: &str) -> Option<String> {
+    let host = normal(host);
+    let name = host.strip_suffix(SERVICE_DOMAIN)?;
+    // `<service>.<app>` or `<name>--<id>.proxy`: two labels.
+    (name.split('.').count() == 2).then(|| name.to_owned())
+}
+
+fn first_segment(path: &str) -> &str {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path.split('/').next().unwrap_or("")
+}
+
+/// A request that no protocol gets to see.
+struct Refusal {
+    status: StatusCode,
+    words: String,
+}
+
+impl Refusal {
+    fn bad(words: &str) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            words: words.to_owned(),
+        }
+    }
+    fn response(self) -> Response<WireBody> {
+        let body = serde_json::json!({ "error": self.words }).to_string();
+        let mut response = Response::new(WireBody::full(body));
+        *response.status_mut() = self.status;
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(CONTENT_TYPE, json);
+        response
+    }
+}
+
+/// A platform that this version does not serve: a 501 in its own form, which names it.
+struct Absent<P>(std::marker::PhantomData<fn() -> P>);
+
+impl<P: Protocol> Absent<P> {
+    fn platform() -> Arc<dyn Platform> {
+        Arc::new(Self(std::marker::PhantomData))
+    }
+}
+
+impl<P: Protocol> Platform for Absent<P> {
+    fn route(
+        &self,
+        info: RequestInfo,
+        request: http::Request<WireBody>,
+    ) -> BoxFuture<'_, Response<WireBody>> {
+        Box::pin(async move {
+            let words = format!(
+                "this version of boxrig does not serve {}: {} {}",
+                P::PLATFORM,
+                info.method,
+                request.uri().path(),
+            );
+            error::<P>(&ApiError::new(Kind::Unsupported, words))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! The TCP port: HTTP, and TLS told apart from it by the first byte.
+
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::conn::{Started, serve_h1, serve_h2};
+use super::{ACCEPT_PAUSE, About, Connections, Service, Stop};
+use crate::router::Peer;
+use crate::tls::Tls;
+
+/// A client must start within this long, and finish a TLS handshake within it.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The first byte of a TLS handshake (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Accepts connections until the server ends.
+pub async fn serve_tcp(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    service: Service,
+    connections: Connections,
+    stop: Stop,
+) {
+    loop {
+        let Some(slot) = connections.slot().await else {
+            return;
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.finishing() => return,
+        };
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(e) => {
+                tracing::warn!(error = %e, "accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let about = About::plain(Peer::Tcp(from));
+        let (tls, service, stop) = (tls.clone(), service.clone(), stop.clone());
+        tokio::spawn(async move {
+            let _slot = slot;
+            tokio::select! {
+                () = serve(stream, about, tls, service, &stop) => {}
+                () = stop.ended() => {}
+            }
+        });
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    mut about: About,
+    tls: Option<Tls>,
+    service: Service,
+    stop: &Stop,
+) {
+    // Small answers go out at once (Nagle's algorithm would wait for the client's acknowledgement).
+    let _ = stream.set_nodelay(true);
+    let started = tokio::select! {
+        started = Started::read(stream, PATIENCE) => started,
+        // A connection without a request has nothing to be finished.
+        () = stop.finishing() => None,
+    };
+    let Some(started) = started else { return };
+    if started.bytes.first() != Some(&TLS_HANDSHAKE) {
+        return match started.bytes.starts_with(b"PRI") {
+            true => serve_h2(started, about, service, stop).await,
+            false => serve_h1(started, about, service, stop).await,
+        };
+    }
+    let Some(tls) = tls else { return };
+    match tokio::time::timeout(PATIENCE, tls.accept(started)).await {
+        Ok(Ok(stream)) => {
+            let facts = stream.get_ref().1;
+            about.tls = true;
+            about.client_cert = crate::tls::client_fingerprint(facts);
+            let h2 = facts.alpn_protocol() == Some(b"h2");
+            match h2 {
+                true => serve_h2(stream, about, service, stop).await,
+                false => serve_h1(stream, about, service, stop).await,
+            }
+        }
+        Ok(Err(e)) => tracing::debug!(error = %e, "TLS handshake"),
+        Err(_) => tracing::debug!("TLS handshake took too long"),
+    }
+}
