@@ -1,0 +1,4 @@
+//! The backends, one feature each.
+
+#[cfg(feature = "fastvm")]
+pub mod fastvm;
