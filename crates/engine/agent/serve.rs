@@ -250,7 +250,7 @@ fn copy_output(agent: &mut Agent) {
             log.append(&agent.buf[..n]);
         }
     }
-    if n == 0 && sys::poll_hung_up(output) {
+    if n == 0 && sys::hung_up(output) {
         sys::epoll_remove(agent.epoll(), output);
         agent.main_output = None;
     }
@@ -511,18 +511,26 @@ fn inet6(port: u16) -> [u8; 28] {
     raw
 }
 
-/// A socket connected, or connecting, to a port of the instance's own loopback.
+/// A socket connected, or still connecting, to a port of the instance's own loopback.
 fn connect(port: u16) -> Result<Fd> {
-    let socket = sys::socket(AF_INET, STREAM | SOCK_NONBLOCK, 0)?;
-    match sys::connect(socket.0, &inet(port)) {
-        Ok(()) | Err(sys::EINPROGRESS) => return Ok(socket),
+    match connect_to(AF_INET, &inet(port)) {
         Err(sys::ECONNREFUSED) => {}
-        Err(errno) => return Err(errno),
+        other => return other,
     }
-    let socket = sys::socket(AF_INET6, STREAM | SOCK_NONBLOCK, 0)?;
-    match sys::connect(socket.0, &inet6(port)) {
-        Ok(()) | Err(sys::EINPROGRESS) => Ok(socket),
-        Err(_) => Err(sys::ECONNREFUSED),
+    // A kernel without IPv6 has another error for it, which says less.
+    connect_to(AF_INET6, &inet6(port)).map_err(|_| sys::ECONNREFUSED)
+}
+
+fn connect_to(family: u32, address: &[u8]) -> Result<Fd> {
+    let socket = sys::socket(family, STREAM | SOCK_NONBLOCK, 0)?;
+    match sys::connect(socket.0, address) {
+        Ok(()) => Ok(socket),
+        // On the loopback the answer is there at once, unless the listener's queue is full.
+        Err(sys::EINPROGRESS) => match sys::connected(socket.0) {
+            None | Some(Ok(())) => Ok(socket),
+            Some(Err(errno)) => Err(errno),
+        },
+        Err(errno) => Err(errno),
     }
 }
 

@@ -44,7 +44,10 @@ pub(crate) fn main() -> ! {
             return Err(EPROTO);
         }
         // The standard streams of process 1 are what the server gave as 1: /dev/null.
-        sys::dup_to(1, 0)
+        sys::dup_to(1, 0)?;
+        // Run from a descriptor, the name would be its number.
+        const PR_SET_NAME: u32 = 15;
+        sys::prctl(PR_SET_NAME, c"boxrig-init".as_ptr() as usize, 0).map(drop)
     })();
     if ready.is_err() {
         sys::exit(3);

@@ -100,6 +100,7 @@ mod nr {
     pub(super) const SENDTO: usize = 44;
     pub(super) const RECVFROM: usize = 45;
     pub(super) const SETSOCKOPT: usize = 54;
+    pub(super) const GETSOCKOPT: usize = 55;
     pub(super) const GETSOCKNAME: usize = 51;
     pub(super) const EPOLL_CREATE1: usize = 291;
     pub(super) const EPOLL_CTL: usize = 233;
@@ -171,6 +172,7 @@ mod nr {
     pub(super) const SENDTO: usize = 206;
     pub(super) const RECVFROM: usize = 207;
     pub(super) const SETSOCKOPT: usize = 208;
+    pub(super) const GETSOCKOPT: usize = 209;
     pub(super) const GETSOCKNAME: usize = 204;
     pub(super) const EPOLL_CREATE1: usize = 20;
     pub(super) const EPOLL_CTL: usize = 21;
@@ -784,22 +786,58 @@ pub(crate) fn sleep_ms(ms: u32) {
     let _ = sys!(NANOSLEEP, time.as_ptr(), 0);
 }
 
-/// Whether every writer of a pipe is gone and nothing is left to read.
-pub(crate) fn poll_hung_up(fd: i32) -> bool {
-    const POLLIN: u16 = 1;
-    const POLLHUP: u16 = 0x10;
-    #[repr(C)]
-    struct PollFd {
-        fd: i32,
-        events: u16,
-        revents: u16,
-    }
+/// `struct pollfd`.
+#[repr(C)]
+struct PollFd {
+    fd: i32,
+    events: u16,
+    revents: u16,
+}
+
+const POLLIN: u16 = 1;
+const POLLOUT: u16 = 4;
+const POLLHUP: u16 = 0x10;
+
+/// What of `events` is true of a descriptor, after at most `ms` milliseconds.
+fn poll(fd: i32, events: u16, ms: u32) -> u16 {
     let mut entry = PollFd {
         fd,
-        events: POLLIN,
+        events,
         revents: 0,
     };
-    let time = [0i64; 2];
-    let ready = sys!(PPOLL, &raw mut entry, 1, time.as_ptr(), 0, 8);
-    ready.is_ok() && entry.revents & POLLHUP != 0 && entry.revents & POLLIN == 0
+    let time = [i64::from(ms / 1000), i64::from(ms % 1000) * 1_000_000];
+    match sys!(PPOLL, &raw mut entry, 1, time.as_ptr(), 0, 8) {
+        Ok(_) => entry.revents,
+        Err(_) => 0,
+    }
+}
+
+/// Whether every writer of a pipe is gone and nothing is left to read.
+pub(crate) fn hung_up(pipe: i32) -> bool {
+    let now = poll(pipe, POLLIN, 0);
+    now & POLLHUP != 0 && now & POLLIN == 0
+}
+
+/// How a connection that was begun has gone on: `None` while it still waits.
+pub(crate) fn connected(socket: i32) -> Option<Result<()>> {
+    const SOL_SOCKET: u32 = 1;
+    const SO_ERROR: u32 = 4;
+    if poll(socket, POLLOUT, 2) == 0 {
+        return None;
+    }
+    let (mut error, mut len) = (0u32, 4u32);
+    Some(
+        sys!(
+            GETSOCKOPT,
+            socket,
+            SOL_SOCKET,
+            SO_ERROR,
+            &raw mut error,
+            &raw mut len
+        )
+        .and_then(|_| match error {
+            0 => Ok(()),
+            errno => Err(Errno(errno)),
+        }),
+    )
 }

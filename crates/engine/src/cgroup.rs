@@ -126,7 +126,8 @@ impl Cgroups {
         let v2 = hierarchy
             .v2
             .as_ref()
-            .and_then(|place| v2_base(place, &name));
+            .and_then(|place| v2_base(place, &name))
+            .filter(|base| may_make_groups(&base.dir));
         let mut v1 = BTreeMap::new();
         for (controller, place) in &hierarchy.v1 {
             // One controller serves in one version only.
@@ -137,7 +138,8 @@ impl Cgroups {
                 Controller::Freezer => base.dir.join("cgroup.freeze").exists(),
             });
             let dir = place.own.join(&name);
-            if !served && make(&dir).is_ok() {
+            // A group of that name may be there and belong to somebody else.
+            if !served && make(&dir).is_ok() && may_make_groups(&dir) {
                 v1.insert(controller.v1_name(), dir);
             }
         }
@@ -237,6 +239,13 @@ impl Cgroups {
             let _ = fs::remove_dir(base);
         }
     }
+}
+
+/// Whether this process may make groups in `dir`, found out by doing it.
+fn may_make_groups(dir: &Path) -> bool {
+    // `_` cannot be in an instance's id.
+    let trial = dir.join("_trial");
+    make(&trial).is_ok() && fs::remove_dir(&trial).is_ok()
 }
 
 /// Finds a group of version 2 that can hold ours.

@@ -253,8 +253,8 @@ impl Exec {
     ///
     /// # Errors
     /// `Gone` if the instance ended first and the status is lost.
-    pub async fn wait(&self) -> Result<ExitStatus> {
-        self.control.wait().await
+    pub fn wait(&self) -> BoxFuture<'_, Result<ExitStatus>> {
+        self.control.wait()
     }
 }
 

@@ -102,6 +102,12 @@ impl std::fmt::Debug for Inner {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.cgroups.remove_if_empty();
+    }
+}
+
 /// Runs blocking work on the pool for it.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -646,7 +652,8 @@ impl Drop for Reservation<'_> {
 fn scope_of(root: &Path) -> String {
     use std::os::unix::fs::MetadataExt;
     match fs::metadata(root) {
-        Ok(meta) => format!("{:x}-{:x}", meta.dev(), meta.ino()),
+        // The number may be used again, for a folder of somebody else's.
+        Ok(meta) => format!("{:x}-{:x}-{:x}", meta.uid(), meta.dev(), meta.ino()),
         Err(_) => record::random_name(),
     }
 }

@@ -4,4 +4,9 @@
 #![cfg(target_os = "linux")]
 
 mod commands;
+mod files;
+mod isolation;
+mod ordinary_user;
+mod restart;
+mod states;
 mod support;

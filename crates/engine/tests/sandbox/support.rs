@@ -10,13 +10,13 @@ use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 
 /// An engine with a data folder of its own.
-pub struct Rig {
-    pub engine: Arc<dyn Engine>,
-    pub dir: TempDir,
+pub(crate) struct Rig {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) dir: TempDir,
 }
 
 /// Opens an engine; `None`, with a printed reason, where the sandbox cannot run.
-pub async fn rig() -> Option<Rig> {
+pub(crate) async fn rig() -> Option<Rig> {
     let dir = tempfile::Builder::new()
         .prefix("boxrig-test-")
         .tempdir()
@@ -33,25 +33,25 @@ pub async fn rig() -> Option<Rig> {
     }
 }
 
-pub async fn open(dir: &Path) -> Result<Arc<dyn Engine>> {
+pub(crate) async fn open(dir: &Path) -> Result<Arc<dyn Engine>> {
     boxrig_engine::open(Selection::Sandbox, dir, Options::default()).await
 }
 
-pub fn id(name: &str) -> InstanceId {
+pub(crate) fn id(name: &str) -> InstanceId {
     InstanceId::new(name).unwrap()
 }
 
 /// What a command gave.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Output {
-    pub status: ExitStatus,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Output {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Rig {
     /// Creates an idle instance of the built-in image.
-    pub async fn instance(&self, name: &str) -> InstanceId {
+    pub(crate) async fn instance(&self, name: &str) -> InstanceId {
         let id = id(name);
         self.engine
             .create(InstanceSpec::new(id.clone()))
@@ -61,20 +61,20 @@ impl Rig {
     }
 
     /// Runs a shell script and collects its output.
-    pub async fn sh(&self, id: &InstanceId, script: &str) -> Output {
+    pub(crate) async fn sh(&self, id: &InstanceId, script: &str) -> Output {
         self.run(id, ExecSpec::new(["/bin/sh", "-c", script]))
             .await
             .unwrap()
     }
 
     /// Runs a shell script that must succeed, and gives its output.
-    pub async fn ok(&self, id: &InstanceId, script: &str) -> String {
+    pub(crate) async fn ok(&self, id: &InstanceId, script: &str) -> String {
         let output = self.sh(id, script).await;
         assert!(output.status.success(), "{script}: {output:?}");
         output.stdout.trim_end().to_owned()
     }
 
-    pub async fn run(&self, id: &InstanceId, spec: ExecSpec) -> Result<Output, Error> {
+    pub(crate) async fn run(&self, id: &InstanceId, spec: ExecSpec) -> Result<Output, Error> {
         collect(self.engine.exec(id, spec).await?).await
     }
 }
@@ -99,7 +99,7 @@ impl Drop for Rig {
 }
 
 /// Reads everything and waits.
-pub async fn collect(mut exec: Exec) -> Result<Output, Error> {
+pub(crate) async fn collect(mut exec: Exec) -> Result<Output, Error> {
     drop(exec.stdin.take());
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut err = exec.stderr.take();
