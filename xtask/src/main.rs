@@ -1,10 +1,13 @@
 //! Development tasks: `cargo xtask <task>`.
 
+mod coverage;
 mod licences;
 mod openapi;
 mod peers;
+mod seeds;
 mod server;
 mod shell;
+mod tests_named;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,6 +18,8 @@ type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 const USAGE: &str = "\
 usage: cargo xtask TASK
 
+  coverage [--check|--write]   what is done per platform; compares or writes the tables
+  generate [--check]           the generated models and descriptions; compares or writes them
   licences                     every dependency has an accepted licence and none is banned
   peers fastvm [OPTIONS]       the vendor's Python SDK, unmodified, against `boxrig serve`
       --suite live|generated|script    only this one (repeatable)
@@ -25,6 +30,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
+        ["coverage", options @ ..] => coverage::run(options),
+        ["generate", options @ ..] => generate(options),
         ["licences"] => licences::check(),
         ["peers", "fastvm", options @ ..] => peers::fastvm::run(options),
         _ => {
@@ -39,6 +46,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The generator is a program of its own: this one is built on what it writes.
+fn generate(options: &[&str]) -> Result<()> {
+    let mut cargo = std::process::Command::new(env!("CARGO"));
+    cargo
+        .args(["run", "--quiet", "--package=boxrig-generate", "--"])
+        .args(options);
+    shell::run(cargo.current_dir(root()))
 }
 
 /// The folder of the workspace.

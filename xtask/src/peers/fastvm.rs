@@ -4,12 +4,14 @@
 //! service, here the sandbox engine), `generated` (its 580 cases made from an API description,
 //! through [`super::contract`]) and `script` (`ci/fastvm_sdk.py`, our own).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::contract::Contract;
 use crate::server::{Server, User, program};
-use crate::{Result, root, shell};
+use crate::{Result, coverage, root, shell};
 
 /// The version tested; the newest published one.
 const VERSION: &str = "0.7.0";
@@ -115,13 +117,28 @@ impl Bench {
         self.folder.path().join("work")
     }
 
-    /// A server with data of its own.
-    fn serve(&self, name: &str, engine: &[&str], key: Option<&str>) -> Result<Server> {
+    /// A server on the sandbox engine with data of its own, which notes what it is asked.
+    fn serve(&self, name: &str) -> Result<Server> {
         let folder = self.work().join(name);
         fs::create_dir(&folder)?;
         self.user.own(&folder)?;
-        let key = key.map(|key| ("BOXRIG_SERVE_API_KEY", key));
-        Server::start(&self.program, &folder, self.user, engine, key.as_slice())
+        let record = self.record();
+        let record = record
+            .to_str()
+            .ok_or("the temporary folder's name is not UTF-8")?;
+        let environment = [("BOXRIG_RECORD", record)];
+        Server::start(
+            &self.program,
+            &folder,
+            self.user,
+            &["--engine", "sandbox"],
+            &environment,
+        )
+    }
+
+    /// What the servers note: a line per request.
+    fn record(&self) -> PathBuf {
+        self.work().join("record.tsv")
     }
 
     /// The interpreter of the SDK in the archive's folder with nothing of our environment that
@@ -144,7 +161,7 @@ impl Bench {
 
     /// The vendor's tests against a real service.
     fn live(&self) -> Result<(u32, u32)> {
-        let server = self.serve("live", &["--engine", "sandbox"], None)?;
+        let server = self.serve("live")?;
         let mut pytest = self.python();
         pytest
             .args([
@@ -166,7 +183,7 @@ impl Bench {
 
     /// Our own script.
     fn script(&self) -> Result<(u32, u32)> {
-        let server = self.serve("script", &["--engine", "sandbox"], None)?;
+        let server = self.serve("script")?;
         let mut command = self.python();
         command.arg(&self.script).envs(&server.env);
         let (output, _) = shell::watch(&mut command)?;
@@ -175,13 +192,72 @@ impl Bench {
             println!("{}", server.log());
         }
         server.stop()?;
+        self.compare_record()?;
         let (passed, failed) = (passed.ok_or("no closing line")?, failed.unwrap_or(0));
         Ok((passed, passed + failed))
     }
 
     /// The generated cases, each through our descriptions and judged by the OpenAPI file.
     fn generated(&self) -> Result<(u32, u32)> {
-        Err("not yet".into())
+        let server = self.serve("generated")?;
+        let contract = Contract::listen(
+            server.var("FASTVM_BASE_URL")?,
+            server.var("FASTVM_API_KEY")?,
+        )?;
+        let mut pytest = self.python();
+        pytest
+            .args([
+                "-m",
+                "pytest",
+                "-p",
+                "no:cacheprovider",
+                "-q",
+                "tests/api_resources",
+            ])
+            .env("TEST_API_BASE_URL", &contract.url);
+        let passed = passed_cases(&mut pytest, GENERATED_CASES)?;
+        contract.finish()?;
+        server.stop()?;
+        Ok((passed, GENERATED_CASES))
+    }
+
+    /// Compares what the script's server noted with what `api/exercised.tsv` says of the script.
+    fn compare_record(&self) -> Result<()> {
+        let noted = fs::read_to_string(self.record())?;
+        let noted: BTreeSet<(&str, &str)> = noted
+            .lines()
+            .filter_map(|line| match line.split('\t').collect::<Vec<_>>()[..] {
+                ["fastvm", operation, status, test] if status.starts_with('2') => {
+                    Some((operation, test))
+                }
+                _ => None,
+            })
+            .collect();
+        let claimed = coverage::exercised()?;
+        let mut missing = Vec::new();
+        for (_, operation, test) in claimed.iter().filter(|(p, _, _)| p == "fastvm") {
+            if let Some(name) = test.strip_prefix("ci/fastvm_sdk.py::")
+                && !noted.contains(&(operation.as_str(), name))
+            {
+                missing.push(format!("{operation} by {name}"));
+            }
+        }
+        let known: BTreeSet<&str> = claimed
+            .iter()
+            .map(|(_, operation, _)| &**operation)
+            .collect();
+        for (operation, test) in noted.iter().filter(|(o, _)| !known.contains(o)) {
+            println!("note: {operation} was exercised by {test}; exercised.tsv has no test for it");
+        }
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(format!(
+                "exercised.tsv claims what did not happen: {}",
+                missing.join(", ")
+            )
+            .into())
+        }
     }
 }
 

@@ -1,3 +1,4 @@
 //! The vendors' own clients, unmodified, against `boxrig serve`.
 
+mod contract;
 pub(crate) mod fastvm;
