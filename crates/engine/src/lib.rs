@@ -37,8 +37,12 @@ mod memory;
 pub mod net;
 mod open;
 mod probe;
+#[cfg(unix)]
+mod process;
 #[cfg(all(target_os = "linux", agent))]
 mod sandbox;
+#[cfg(unix)]
+mod tree;
 mod types;
 
 pub use clock::{Clock, RealClock, VirtualClock};
@@ -52,6 +56,8 @@ pub use memory::{Memory, Timings};
 pub use net::EgressPolicy;
 pub use open::{Options, Selection, open, probe};
 pub use probe::{ProbeReport, ProbeStep, Remedy, StepFailure};
+#[cfg(unix)]
+pub use process::Process;
 pub use types::{
     BASE_IMAGE, Capabilities, DirEntry, EnforcedLimits, EngineEvent, EventKind, ExecSpec,
     ExitStatus, FileKind, FileMeta, ImageInfo, InstanceInfo, InstanceSpec, InstanceState,

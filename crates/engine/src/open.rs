@@ -85,9 +85,12 @@ pub async fn open(
         }
         #[cfg(not(agent))]
         Selection::Auto | Selection::Sandbox => Err(no_sandbox()),
+        #[cfg(unix)]
+        Selection::Process => Ok(Arc::new(crate::Process::open(data_dir, options).await?)),
+        #[cfg(not(unix))]
         Selection::Process => Err(Error::new(
             Kind::Unsupported,
-            "this engine is not part of this build",
+            "the process engine needs a Unix system",
         )),
     }
 }

@@ -22,7 +22,6 @@
 mod extract;
 mod stream;
 mod tar;
-pub mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -37,6 +36,7 @@ use sha2::{Digest, Sha256};
 pub use self::extract::{LayerKind, Unpacked, unpack};
 use self::stream::{Hashed, channel};
 use crate::lock::make_private_dir;
+use crate::tree;
 use crate::{BASE_IMAGE, BoxReader, Error, ImageInfo, Kind, Result};
 
 /// Longest name of an image, in bytes.

@@ -13,7 +13,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// What the kernel refuses; part of the tree can be gone then. Call it again.
-pub fn remove_all(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_all(path: &Path) -> io::Result<()> {
     let meta = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => found?,
