@@ -30,6 +30,10 @@ pub trait Params: Sized + Send {
     ///
     /// Names the value that cannot be read.
     fn from_pairs(pairs: &[(String, String)]) -> Result<Self, ParamError>;
+    /// The names on the wire, in order; one that ends in `.` stands for all that begin with it.
+    fn names() -> &'static [&'static str] {
+        &[]
+    }
 }
 
 /// No values.
@@ -183,6 +187,9 @@ macro_rules! params {
                         $crate::ParamError { name: $wire.to_owned(), reason }
                     })?, )*
                 })
+            }
+            fn names() -> &'static [&'static str] {
+                &[$($wire),*]
             }
         }
     };
