@@ -74,7 +74,9 @@ fn empty_into(directory: &Path, top: &Path, number: &mut u64) -> io::Result<()> 
                     fs::rename(&inner, &moved)?;
                     break;
                 }
-                found => drop(found?),
+                found => {
+                    found?;
+                }
             }
         }
     }
@@ -98,7 +100,7 @@ mod tests {
         fs::write(tree.join("wide/a/file"), "x").unwrap();
         symlink(&kept, tree.join("wide/link")).unwrap();
         symlink(&kept, tree.join("wide/a/link")).unwrap();
-        fs::set_permissions(tree.join("wide/a/b"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(tree.join("wide/a/b"), fs::Permissions::from_mode(0o000)).unwrap();
         fs::set_permissions(tree.join("wide/a"), fs::Permissions::from_mode(0o400)).unwrap();
         // Deeper than a path can say: built from inside.
         let deep = tree.join("deep");

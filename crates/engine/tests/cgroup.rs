@@ -1,6 +1,7 @@
 //! Limits, freezing and ending by control groups, on the machine's own trees (root only).
 
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
 
 use std::io::Write;
 use std::process::{Child, Command, Stdio};

@@ -1,5 +1,6 @@
 //! The `curl` stand-in: its parsers, and the real program against a server.
 
+#![allow(clippy::unwrap_used)]
 #![cfg(all(
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64")

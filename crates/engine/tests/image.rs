@@ -1,6 +1,7 @@
 //! Importing root file systems: what good archives become, and that bad ones do no harm.
 
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -806,7 +807,7 @@ async fn names_layers_and_what_remains() {
     // A process that was killed in an import, and in a removal.
     let work = dir.path().join("work/7/fs/deep");
     fs::create_dir_all(&work).unwrap();
-    fs::set_permissions(&work, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&work, fs::Permissions::from_mode(0o000)).unwrap();
     symlink("/etc", dir.path().join("work/7/link")).unwrap();
     let store = ImageStore::open(dir.path(), LIMITS).unwrap();
     assert_eq!(fs::read_dir(dir.path().join("work")).unwrap().count(), 0);

@@ -1,4 +1,5 @@
 //! The simulated engine.
+#![allow(clippy::unwrap_used)]
 
 use std::io::Write;
 use std::sync::Arc;

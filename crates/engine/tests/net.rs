@@ -1,6 +1,7 @@
 //! Transparent egress in a real network namespace (root only), and the dialler with injected ends.
 
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -158,12 +159,8 @@ fn cannot_unshare() -> bool {
 fn in_new_netns<T: Send + 'static>(inside: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::spawn(|| {
         // SAFETY: changes the network namespace of this thread only.
-        assert_eq!(
-            unsafe { libc::unshare(libc::CLONE_NEWNET) },
-            0,
-            "{}",
-            io::Error::last_os_error()
-        );
+        let unshared = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        assert_eq!(unshared, 0, "{}", io::Error::last_os_error());
         inside()
     });
     thread.join().unwrap()

@@ -1,6 +1,7 @@
 //! The process engine.
 
 #![cfg(unix)]
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -146,10 +146,9 @@ impl Memory {
     }
 
     async fn take_time(&self, duration: Duration) {
-        if !duration.is_zero() {
-            if let Some(end) = self.clock.now().checked_add(duration) {
-                self.clock.sleep_until(end).await;
-            }
+        let end = self.clock.now().checked_add(duration);
+        if let Some(end) = end.filter(|_| !duration.is_zero()) {
+            self.clock.sleep_until(end).await;
         }
     }
 

@@ -101,7 +101,7 @@ fn redirect(family: Family, tcp_port: u16, dns_port: u16) -> Request {
     batch.chain(REDIRECT, "nat", PRIORITY_NAT_DESTINATION, NF_ACCEPT);
     batch.chain(GUARD, "filter", PRIORITY_FILTER, NF_DROP);
     batch.rule(REDIRECT, 0, |rule| {
-        rule.to_loopback();
+        rule.loopback_destination();
         rule.verdict(NFT_RETURN);
     });
     batch.rule(REDIRECT, 0, |rule| {
@@ -114,7 +114,7 @@ fn redirect(family: Family, tcp_port: u16, dns_port: u16) -> Request {
         rule.redirect(dns_port);
     });
     batch.rule(GUARD, ACK, |rule| {
-        rule.to_loopback();
+        rule.loopback_destination();
         rule.verdict(NF_ACCEPT);
     });
     let last_seq = batch.writer.seq();
@@ -215,7 +215,7 @@ impl Rule<'_> {
         });
     }
 
-    fn to_loopback(&mut self) {
+    fn loopback_destination(&mut self) {
         match self.family {
             // The first byte of the destination is 127.
             Family::V4 => {
