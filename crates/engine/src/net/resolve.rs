@@ -1,7 +1,7 @@
 //! Resolving names by the host's own resolver.
 
 use std::ffi::CString;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +71,11 @@ impl Resolve for SystemResolve {
     ) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupFailure>> {
         Box::pin(async move {
             let name = CString::new(name).map_err(|_| LookupFailure::NoName)?;
+            // A process in an instance is connected to us before we dial, so it cannot fall back to IPv4
+            // when IPv6 turns out to lead nowhere.
+            if family == Family::V6 && !host_has_ipv6() {
+                return Ok(Vec::new());
+            }
             let slots = Arc::clone(&self.slots);
             let lookup = async move {
                 let slot = slots.acquire_owned().await.ok();
@@ -87,6 +92,14 @@ impl Resolve for SystemResolve {
                 .unwrap_or(Err(LookupFailure::Unavailable))
         })
     }
+}
+
+/// Whether this host has a way to IPv6 addresses. Asks the routing table; nothing is sent.
+fn host_has_ipv6() -> bool {
+    // Any global address will do.
+    const SOMEWHERE: Ipv6Addr = Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888);
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))
+        .is_ok_and(|socket| socket.connect((SOMEWHERE, 53)).is_ok())
 }
 
 /// `getaddrinfo(3)`. The standard library's wrapper does not tell "no such name" from "try later".

@@ -120,21 +120,25 @@ impl DnsServer {
         let socket = Arc::new(socket);
         let slots = Arc::new(Semaphore::new(MAX_PARALLEL));
         let mut tasks = JoinSet::new();
-        let mut buffer = vec![0; 65_536];
         loop {
             while tasks.try_join_next().is_some() {}
-            let (length, peer) = match socket.recv_from(&mut buffer).await {
+            // No buffer is held while nothing comes: there are thousands of these.
+            let ready = socket.readable().await;
+            let mut message = vec![0; MAX_UDP_BYTES];
+            let received = ready.and_then(|()| socket.try_recv_from(&mut message));
+            let (length, peer) = match received {
                 Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(_) => {
                     // An error of an earlier answer, such as a closed port. Not worth a busy loop.
                     tokio::time::sleep(Duration::from_millis(1)).await;
                     continue;
                 }
             };
+            message.truncate(length);
             let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
                 continue;
             };
-            let message = buffer[..length].to_vec();
             let (server, socket) = (Arc::clone(&self), Arc::clone(&socket));
             tasks.spawn(async move {
                 let room = parse_query(&message)
