@@ -1,5 +1,6 @@
 //! Starting one command, and its control while it runs.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -42,12 +43,8 @@ pub(super) fn start(
     if !is_own(spec.uid, uid) || !is_own(spec.gid, gid) {
         return Err(unsupported("run as another user"));
     }
-    let mut command = Command::new(std::ffi::OsStr::from_bytes(&spec.argv[0]));
-    command.args(
-        spec.argv[1..]
-            .iter()
-            .map(|arg| std::ffi::OsStr::from_bytes(arg)),
-    );
+    let mut command = Command::new(OsStr::from_bytes(&spec.argv[0]));
+    command.args(spec.argv[1..].iter().map(|arg| OsStr::from_bytes(arg)));
     environment(&mut command, own, root, group, spec);
     command.current_dir(working_directory(root, spec.cwd.as_deref())?);
     let master = match spec.tty {
@@ -78,7 +75,7 @@ pub(super) fn start(
     }
     let child = command
         .spawn()
-        .map_err(|error| spawn_error(&spec.argv[0], error))?;
+        .map_err(|error| spawn_error(&spec.argv[0], search_path(own, spec), error))?;
     drop(command);
     take_in(child, master, group, spec, record)
 }
@@ -171,6 +168,17 @@ fn environment(
     command.env(MARKER, group.marker());
 }
 
+/// The search path that the command was looked up in.
+fn search_path(own: &InstanceSpec, spec: &ExecSpec) -> Option<OsString> {
+    let given = spec
+        .env
+        .get("PATH")
+        .or_else(|| own.env.get("PATH").filter(|_| !spec.clear_env));
+    given
+        .map(OsString::from)
+        .or_else(|| std::env::var_os("PATH"))
+}
+
 fn working_directory(root: &Path, cwd: Option<&[u8]>) -> Result<PathBuf> {
     let Some(cwd) = cwd else {
         return Ok(root.to_owned());
@@ -186,9 +194,17 @@ fn working_directory(root: &Path, cwd: Option<&[u8]>) -> Result<PathBuf> {
     Err(Error::new(Kind::NotFound, words))
 }
 
-fn spawn_error(command: &[u8], error: io::Error) -> Error {
+fn spawn_error(command: &[u8], path: Option<OsString>, error: io::Error) -> Error {
     let name = String::from_utf8_lossy(command).into_owned();
-    match error.raw_os_error() {
+    let code = match error.raw_os_error() {
+        // Also the answer when a directory of the search path denies access and no other has the
+        // command: to a shell that is "not found".
+        Some(libc::EACCES) if !command.contains(&b'/') && !in_path(command, path) => {
+            Some(libc::ENOENT)
+        }
+        code => code,
+    };
+    match code {
         Some(libc::ENOENT | libc::ENOTDIR) => {
             Error::with_source(Kind::CommandNotFound, format!("no command {name:?}"), error)
         }
@@ -200,6 +216,11 @@ fn spawn_error(command: &[u8], error: io::Error) -> Error {
         }
         _ => Error::io(format!("run {name:?}"), error),
     }
+}
+
+fn in_path(command: &[u8], path: Option<OsString>) -> bool {
+    let path = path.unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(OsStr::from_bytes(command)).is_file())
 }
 
 /// In the child, between fork and exec: system calls only.
