@@ -41,6 +41,14 @@ const INFORMING: &[&str] = &[
     "writeOnly",
 ];
 
+/// Texts for examples of strings with a pattern.
+const PATTERN_EXAMPLES: &[&str] = &[
+    "any",
+    "gs://bucket/prefix",
+    "bm_0123456789abcdef012345",
+    "vol_0123456789abcdef012345",
+];
+
 /// The parsed file.
 #[derive(Debug)]
 pub(crate) struct Document {
@@ -246,10 +254,10 @@ impl Document {
         match value {
             Value::Number(number) => check_number(rules, number, &mut wrong),
             Value::String(text) => check_string(rules, text, &mut wrong),
-            Value::Array(items) => {
-                if rules.get("minItems").and_then(Value::as_u64) > Some(items.len() as u64) {
-                    wrong("has too few items".into());
-                }
+            Value::Array(items)
+                if rules.get("minItems").and_then(Value::as_u64) > Some(items.len() as u64) =>
+            {
+                wrong("has too few items".into());
             }
             Value::Object(members) => check_members(rules, members, &mut wrong),
             _ => {}
@@ -321,6 +329,15 @@ impl Document {
         Some((status.parse().ok()?, schema.map(|s| self.example_of(s))))
     }
 
+    /// A body that the file allows for a request of the operation, when it has one.
+    #[cfg(test)]
+    pub(crate) fn example_request(&self, operation: &Operation<'_>) -> Option<Value> {
+        let schema = operation
+            .body
+            .pointer("/requestBody/content/application~1json/schema")?;
+        Some(self.example_of(schema))
+    }
+
     fn example_of(&self, schema: &Value) -> Value {
         if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
             return self
@@ -342,7 +359,21 @@ impl Document {
         match schema.get("type").and_then(Value::as_str) {
             Some("integer" | "number") => schema.get("minimum").cloned().unwrap_or(json!(1)),
             Some("boolean") => json!(true),
-            Some("array") => json!([]),
+            Some("array") => json!([self.example_of(&schema["items"])]),
+            Some("string") if schema.get("pattern").is_some() => {
+                // The candidate that fits: few patterns, so no generator of texts.
+                let fits = |text: &&&str| {
+                    let pattern = schema["pattern"].as_str().unwrap_or_default();
+                    regex_lite::Regex::new(pattern).is_ok_and(|regex| regex.is_match(text))
+                };
+                json!(
+                    PATTERN_EXAMPLES
+                        .iter()
+                        .find(fits)
+                        .copied()
+                        .unwrap_or("text")
+                )
+            }
             Some("string") => match schema.get("format").and_then(Value::as_str) {
                 Some("date-time") => json!("2026-01-02T03:04:05Z"),
                 Some("uuid") => json!("00000000-0000-4000-8000-000000000000"),

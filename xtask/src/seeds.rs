@@ -148,7 +148,78 @@ pub(crate) fn check() -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use boxrig_fastvm as fastvm;
+
     use super::DONE;
+
+    /// Every value of an enum in the vendor's document is one that our types know by name.
+    #[test]
+    fn every_word_of_an_enum_is_known() {
+        let known: &[(&str, &[&str])] = &[
+            ("VMStatus", fastvm::VmStatus::KNOWN),
+            ("SnapshotStatus", fastvm::SnapshotStatus::KNOWN),
+            ("PolicyAction", fastvm::PolicyAction::KNOWN),
+            ("IngressRuleKind", fastvm::IngressRuleKind::KNOWN),
+            ("EgressRuleKind", fastvm::EgressRuleKind::KNOWN),
+            ("DNSMode", fastvm::DnsMode::KNOWN),
+            ("IngressRule.protocol", fastvm::FirewallProtocol::KNOWN),
+            ("EgressRule.protocol", fastvm::FirewallProtocol::KNOWN),
+            (
+                "SnapshotImportSourceSpec.type",
+                fastvm::ImportSourceKind::KNOWN,
+            ),
+            (
+                "SnapshotImportSourceView.type",
+                fastvm::ImportSourceKind::KNOWN,
+            ),
+            ("SnapshotImportEvent.phase", fastvm::ImportPhase::KNOWN),
+            (
+                "SnapshotImportEvent.status",
+                fastvm::ImportEventStatus::KNOWN,
+            ),
+            ("SnapshotImportResponse.status", fastvm::ImportStatus::KNOWN),
+            ("Volume.status", fastvm::VolumeStatus::KNOWN),
+            ("Volume.access_mode", fastvm::AccessMode::KNOWN),
+            (
+                "VolumeAttachmentItem.mount_status",
+                fastvm::MountStatus::KNOWN,
+            ),
+            ("BucketMount.mount_status", fastvm::MountStatus::KNOWN),
+            ("DetachWarning.type", fastvm::DetachWarningKind::KNOWN),
+        ];
+        let text = std::fs::read_to_string(crate::root().join("api/seed-surface.tsv")).unwrap();
+        let mut checked = 0;
+        for line in text
+            .lines()
+            .filter(|line| line.contains("\tfastvm\tenum-value\t"))
+        {
+            let name = line.split('\t').nth(3).unwrap();
+            let (of, word) = name.rsplit_once('.').unwrap();
+            if matches!(of, "MachineType" | "ExecEvent.t") {
+                continue; // an open set of sizes; the tag of a typed enum
+            }
+            let words = known
+                .iter()
+                .find(|(name, _)| *name == of)
+                .unwrap_or_else(|| panic!("{of}"));
+            assert!(words.1.contains(&word), "{name}");
+            checked += 1;
+        }
+        assert_eq!(checked, 61);
+    }
+
+    #[test]
+    fn machine_types_are_read() {
+        for (text, cpus, gib) in [("c1m2", 1, 2), ("c2m4", 2, 4)] {
+            let machine: fastvm::MachineType =
+                serde_json::from_value(serde_json::json!(text)).unwrap();
+            assert_eq!(
+                (machine.cpus(), machine.memory_gib()),
+                (Some(cpus), Some(gib)),
+                "{text}"
+            );
+        }
+    }
 
     /// The part of the check that needs no documentation built.
     #[test]

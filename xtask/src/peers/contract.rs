@@ -413,3 +413,105 @@ fn refusals() -> Result<Vec<Refusal>> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers every operation with the OpenAPI file's example.
+    async fn examples(listener: tokio::net::TcpListener, broken: Option<&'static str>) {
+        let document = Document::load(&root().join("api/fastvm.openapi.yaml")).unwrap();
+        let (document, router) = (Arc::new(document), Arc::new(router()));
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let (document, router) = (document.clone(), router.clone());
+            let service =
+                hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                    let meta = router
+                        .operation(request.method(), request.uri().path())
+                        .unwrap();
+                    let operation = document.operation(meta.id).unwrap();
+                    let (status, body) = document.example(&operation).unwrap();
+                    let body = if broken == Some(meta.id) {
+                        Some(json!({}))
+                    } else {
+                        body
+                    };
+                    let mut response = Response::new(
+                        body.map_or_else(WireBody::empty, |b| WireBody::full(b.to_string())),
+                    );
+                    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+                    if status != 204 {
+                        let json = HeaderValue::from_static("application/json");
+                        response.headers_mut().insert(CONTENT_TYPE, json);
+                    }
+                    async move { Ok::<_, std::convert::Infallible>(response) }
+                });
+            tokio::spawn(async move {
+                let server = auto::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(TokioIo::new(socket), service).await;
+            });
+        }
+    }
+
+    /// Sends every operation's example request through a contract in front of `examples`.
+    fn statuses(broken: Option<&'static str>) -> (BTreeMap<String, u16>, Contract) {
+        let upstream = tokio::runtime::Runtime::new().unwrap();
+        let listener = upstream
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        upstream.spawn(examples(listener, broken));
+        let contract = Contract::listen(&address, "key").unwrap();
+        let asking = Bench {
+            upstream: contract.url.clone(),
+            key: HeaderValue::from_static("the suite's own"),
+            document: Document::load(&root().join("api/fastvm.openapi.yaml")).unwrap(),
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            tally: Mutex::default(),
+        };
+        let mut statuses = BTreeMap::new();
+        upstream.block_on(async {
+            for operation in asking.document.operations() {
+                let path = operation.path.replace("{id}", "id");
+                let path = path.replace(['{', '}'], "");
+                let body = asking.document.example_request(&operation);
+                let mut request = http::Request::new(
+                    body.map_or_else(WireBody::empty, |b| WireBody::full(b.to_string())),
+                );
+                *request.uri_mut() = path.parse().unwrap();
+                *request.method_mut() = operation.method.to_uppercase().parse().unwrap();
+                let json = HeaderValue::from_static("application/json");
+                request.headers_mut().insert(CONTENT_TYPE, json);
+                let answer = asking.ask(request).await.unwrap();
+                statuses.insert(operation.id.to_owned(), answer.parts.status.as_u16());
+            }
+        });
+        (statuses, contract)
+    }
+
+    /// 49 requests that the file allows decode, and 49 answers that it allows are read and written.
+    #[test]
+    fn every_operation_passes_through() {
+        let (statuses, contract) = statuses(None);
+        assert_eq!(statuses.len(), 49);
+        assert_eq!(contract.bench.tally().wrong, Vec::<String>::new());
+        assert!(
+            statuses.values().all(|s| (200..300).contains(s)),
+            "{statuses:?}"
+        );
+        // No refusal happened, so those that are listed are told.
+        assert!(contract.finish().is_err());
+    }
+
+    #[test]
+    fn a_wrong_answer_is_found() {
+        let (statuses, contract) = statuses(Some("getOrgQuotas"));
+        assert_eq!(statuses["getOrgQuotas"], 400);
+        let wrong = contract.bench.tally().wrong.join("; ");
+        assert!(
+            wrong.contains("getOrgQuotas") && wrong.contains("lacks"),
+            "{wrong}"
+        );
+    }
+}
