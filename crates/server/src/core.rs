@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use boxrig_engine::{Clock, Engine, VirtualClock};
-use boxrig_wire::{BoxFuture, WireBody};
+use boxrig_wire::{ApiError, BoxFuture, Kind, WireBody};
 use http::Response;
 
 use crate::auth::Credentials;
@@ -60,7 +60,10 @@ impl Core {
 }
 
 /// One protocol as the server's front sees it.
-pub trait Platform: Send + Sync + 'static {
+///
+/// A platform names its instances and snapshots to the engine by its own ids, so that one id serves the platform's
+/// API and the control API.
+pub trait Platform: std::fmt::Debug + Send + Sync + 'static {
     /// Answers a request that is this protocol's by its path.
     fn route(
         &self,
@@ -84,8 +87,29 @@ pub trait Platform: Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
+    /// Called when the state was replaced by a saved one: sets timers and caches by it.
+    fn reload(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     /// How many things it holds that a background server must not leave behind.
     fn holdings(&self) -> usize {
         0
     }
+}
+
+/// An engine's error as a protocol's.
+pub fn engine_error(e: &boxrig_engine::Error) -> ApiError {
+    use boxrig_engine::Kind as Engine;
+    let kind = match e.kind() {
+        Engine::NotFound | Engine::CommandNotFound => Kind::NotFound,
+        Engine::Exists | Engine::InvalidState | Engine::Gone => Kind::Conflict,
+        Engine::Invalid => Kind::Invalid,
+        Engine::Unsupported | Engine::NotPermittedHere => Kind::Unsupported,
+        Engine::Denied | Engine::CannotExecute => Kind::Denied,
+        Engine::Limit => Kind::Quota,
+        Engine::Timeout => Kind::Timeout,
+        _ => Kind::Failed,
+    };
+    ApiError::new(kind, e.to_string())
 }

@@ -190,10 +190,16 @@ impl Refusal {
 }
 
 /// A platform that this version does not serve: a 501 in its own form, which names it.
-struct Absent<P>(std::marker::PhantomData<fn() -> P>);
+pub(crate) struct Absent<P>(std::marker::PhantomData<fn() -> P>);
+
+impl<P: Protocol> std::fmt::Debug for Absent<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Absent({})", P::PLATFORM)
+    }
+}
 
 impl<P: Protocol> Absent<P> {
-    fn platform() -> Arc<dyn Platform> {
+    pub(crate) fn platform() -> Arc<dyn Platform> {
         Arc::new(Self(std::marker::PhantomData))
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
 use serde_json::Value;
 
+#[derive(Debug)]
 struct Named(&'static str);
 
 impl Platform for Named {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use super::Stop;
 use crate::faults::DropConnection;
 use crate::router::{Peer, RequestInfo};
+use crate::state::lock;
 
 /// Answers requests.
 pub type Service = Arc<
@@ -80,7 +81,8 @@ pub(super) async fn serve_h1<I: Duplex + 'static>(
     service: Service,
     stop: &Stop,
 ) {
-    let of_upgrades = stop.clone();
+    let upgraded = Upgraded::default();
+    let of_answer = upgraded.clone();
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -89,7 +91,7 @@ pub(super) async fn serve_h1<I: Duplex + 'static>(
         .serve_connection(
             TokioIo::new(io),
             service_fn(move |request| {
-                answer(request, about.clone(), service.clone(), of_upgrades.clone())
+                answer(request, about.clone(), service.clone(), of_answer.clone())
             }),
         )
         .with_upgrades();
@@ -104,6 +106,14 @@ pub(super) async fn serve_h1<I: Duplex + 'static>(
     if let Err(e) = ended {
         tracing::debug!(error = %e, "connection");
     }
+    // What a connection becomes after an upgrade is still this connection: counted, and ended with the server.
+    let then = lock(&upgraded).take();
+    if let Some(then) = then {
+        tokio::select! {
+            () = then => {}
+            () = stop.finishing() => {}
+        }
+    }
 }
 
 pub(super) async fn serve_h2<I: Duplex + 'static>(
@@ -112,7 +122,6 @@ pub(super) async fn serve_h2<I: Duplex + 'static>(
     service: Service,
     stop: &Stop,
 ) {
-    let of_upgrades = stop.clone();
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(256)
@@ -124,7 +133,8 @@ pub(super) async fn serve_h2<I: Duplex + 'static>(
         .serve_connection(
             TokioIo::new(io),
             service_fn(move |request| {
-                answer(request, about.clone(), service.clone(), of_upgrades.clone())
+                // HTTP/2 has no upgrades: the router refuses them for want of their headers.
+                answer(request, about.clone(), service.clone(), Upgraded::default())
             }),
         );
     let mut connection = std::pin::pin!(connection);
@@ -139,6 +149,9 @@ pub(super) async fn serve_h2<I: Duplex + 'static>(
         tracing::debug!(error = %e, "connection");
     }
 }
+
+/// What a connection becomes after an upgrade.
+type Upgraded = Arc<Mutex<Option<BoxFuture<'static, ()>>>>;
 
 /// A fault script drops the connection.
 #[derive(Debug)]
@@ -155,7 +168,7 @@ async fn answer(
     mut request: http::Request<Incoming>,
     about: About,
     service: Service,
-    stop: Stop,
+    upgraded: Upgraded,
 ) -> Result<Response<WireBody>, Dropped> {
     let upgrade = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
@@ -170,18 +183,12 @@ async fn answer(
     if let Some(slot) = response.extensions_mut().remove::<UpgradeSlot>()
         && let Some(accept) = slot.take_acceptor()
     {
-        tokio::spawn(async move {
-            let serve = async {
-                match upgrade.await {
-                    Ok(io) => accept(Box::new(TokioIo::new(io))).await,
-                    Err(e) => tracing::debug!(error = %e, "upgrade"),
-                }
-            };
-            tokio::select! {
-                () = serve => {}
-                () = stop.finishing() => {}
+        *lock(&upgraded) = Some(Box::pin(async move {
+            match upgrade.await {
+                Ok(io) => accept(Box::new(TokioIo::new(io))).await,
+                Err(e) => tracing::debug!(error = %e, "upgrade"),
             }
-        });
+        }));
     }
     Ok(response)
 }

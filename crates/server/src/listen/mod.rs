@@ -38,6 +38,11 @@ impl Connections {
         Self::new(open_files().saturating_sub(256).clamp(64, 20_000))
     }
 
+    /// How many are open.
+    pub fn open(&self) -> usize {
+        (self.most as usize).saturating_sub(self.slots.available_permits())
+    }
+
     async fn slot(&self) -> Option<OwnedSemaphorePermit> {
         self.slots.clone().acquire_owned().await.ok()
     }

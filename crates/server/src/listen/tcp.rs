@@ -23,9 +23,6 @@ pub async fn serve_tcp(
     stop: Stop,
 ) {
     loop {
-        let Some(slot) = connections.slot().await else {
-            return;
-        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.finishing() => return,
@@ -37,6 +34,10 @@ pub async fn serve_tcp(
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
+        };
+        // With no slot left this one waits, and further ones wait in the system's queue.
+        let Some(slot) = connections.slot().await else {
+            return;
         };
         let about = About::plain(Peer::Tcp(from));
         let (tls, service, stop) = (tls.clone(), service.clone(), stop.clone());

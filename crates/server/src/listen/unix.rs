@@ -81,9 +81,6 @@ pub async fn serve_unix(
 ) {
     let own = rustix::process::geteuid().as_raw();
     loop {
-        let Some(slot) = connections.slot().await else {
-            return;
-        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.finishing() => return,
@@ -109,6 +106,9 @@ pub async fn serve_unix(
                 tracing::warn!(error = %e, "refused on the unix socket: peer unknown");
                 continue;
             }
+        };
+        let Some(slot) = connections.slot().await else {
+            return;
         };
         let (service, stop) = (service.clone(), stop.clone());
         tokio::spawn(async move {

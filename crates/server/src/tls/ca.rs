@@ -109,14 +109,21 @@ impl Authority {
         self.dir.join("ca.pem")
     }
 
-    /// Writes a file with the system's roots and this authority, for `SSL_CERT_FILE`: programs that read that variable
-    /// trust nothing else, and need both.
+    /// A file with the system's roots and this authority, for `SSL_CERT_FILE`: programs that read that variable trust
+    /// nothing else, and need both. Written anew when it is older than `life` or than the authority.
     ///
     /// # Errors
     ///
     /// When it cannot be written.
-    pub fn write_bundle(&self) -> io::Result<PathBuf> {
+    pub fn bundle(&self, life: Duration) -> io::Result<PathBuf> {
         let path = self.dir.join("bundle.pem");
+        let changed = |path: &Path| fs::metadata(path).and_then(|m| m.modified());
+        if let (Ok(bundle), Ok(ca)) = (changed(&path), changed(&self.ca_file()))
+            && bundle >= ca
+            && bundle.elapsed().is_ok_and(|age| age < life)
+        {
+            return Ok(path);
+        }
         let ca = fs::read(self.ca_file())?;
         // Roots that cannot be read are left out: what this server needs is its own authority.
         let roots = rustls_native_certs::load_native_certs().certs;
@@ -292,7 +299,7 @@ mod tests {
         };
         Authority::open(dir.path(), &other, now).unwrap();
         assert_ne!(ca, read("ca.pem"));
-        let bundle = fs::read_to_string(authority.write_bundle().unwrap()).unwrap();
+        let bundle = fs::read_to_string(authority.bundle(DAY).unwrap()).unwrap();
         assert!(bundle.starts_with("-----BEGIN CERTIFICATE-----"));
     }
 }
