@@ -113,9 +113,9 @@ pub const REQ_EXEC: u32 = 3;
 pub const REQ_SIGNAL: u32 = 4;
 /// port u32. Answer: [`REPLY_OK`] with a TCP socket, which may still be connecting.
 pub const REQ_CONNECT: u32 = 5;
-/// port u32. Answer: [`REPLY_OK`] port u32, with a listening socket, kept by the agent too.
+/// port u32. Answer: [`REPLY_OK`] port u32, asking u32, with a listening socket, kept by the agent too.
 pub const REQ_LISTEN: u32 = 6;
-/// port u32: forgets a kept listener.
+/// port u32, asking u32: forgets a kept listener, unless it was asked for again since.
 pub const REQ_UNLISTEN: u32 = 7;
 /// key u32. Answer: [`REPLY_OK`] with the socket a plan made.
 pub const REQ_SOCKET: u32 = 8;

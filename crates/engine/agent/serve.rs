@@ -33,6 +33,14 @@ enum Use {
     Watch,
 }
 
+/// A socket that the server may ask for again.
+struct Kept {
+    key: u32,
+    socket: Fd,
+    /// Which asking was the last.
+    asked: u32,
+}
+
 #[derive(Clone, Copy)]
 struct Connection {
     fd: i32,
@@ -51,7 +59,9 @@ pub(crate) struct Agent {
     /// 0 when there is none or it has ended.
     pub(crate) main_pid: u32,
     main_status: Option<u32>,
-    kept: [Option<(u32, Fd)>; MAX_KEPT],
+    kept: [Option<Kept>; MAX_KEPT],
+    /// How often listeners were asked for.
+    asked: u32,
     connections: [Connection; MAX_CONNECTIONS],
     /// One more than the highest slot ever used.
     high: usize,
@@ -75,6 +85,7 @@ static AGENT: Static = Static(
         main_pid: 0,
         main_status: None,
         kept: [const { None }; MAX_KEPT],
+        asked: 0,
         connections: [Connection {
             fd: 0,
             purpose: Use::Free,
@@ -99,30 +110,33 @@ pub(crate) fn agent() -> &'static mut Agent {
 impl Agent {
     /// Keeps a socket for the server under a key, in place of an older one.
     pub(crate) fn keep(&mut self, key: u32, socket: Fd) -> Result<()> {
-        self.forget(key);
+        self.forget(key, None);
         let slot = self
             .kept
             .iter_mut()
             .find(|slot| slot.is_none())
             .ok_or(sys::ENFILE)?;
-        *slot = Some((key, socket));
+        *slot = Some(Kept {
+            key,
+            socket,
+            asked: self.asked,
+        });
         Ok(())
     }
 
-    fn forget(&mut self, key: u32) {
+    /// Closes the socket under a key; with `asked`, only if nobody has asked for it since.
+    fn forget(&mut self, key: u32, asked: Option<u32>) {
         for slot in &mut self.kept {
-            if slot.as_ref().is_some_and(|(kept, _)| *kept == key) {
+            if slot.as_ref().is_some_and(|kept| {
+                kept.key == key && asked.is_none_or(|asked| asked == kept.asked)
+            }) {
                 *slot = None;
             }
         }
     }
 
-    fn kept(&self, key: u32) -> Option<i32> {
-        self.kept
-            .iter()
-            .flatten()
-            .find(|(kept, _)| *kept == key)
-            .map(|(_, fd)| fd.0)
+    fn kept(&mut self, key: u32) -> Option<&mut Kept> {
+        self.kept.iter_mut().flatten().find(|kept| kept.key == key)
     }
 
     fn epoll(&self) -> i32 {
@@ -412,26 +426,34 @@ fn quick(agent: &mut Agent, fd: i32, kind: u32, reader: &mut Reader<'_>) -> Resu
         }
         REQ_LISTEN => {
             let port = number()?;
-            if port != 0 {
-                if let Some(kept) = agent.kept(LISTEN_KEY | port) {
-                    return Packet::<8>::new(REPLY_OK).u32(port).send(fd, &[kept]);
-                }
+            agent.asked = agent.asked.wrapping_add(1);
+            let asked = agent.asked;
+            if let Some(kept) = agent.kept(LISTEN_KEY | port).filter(|_| port != 0) {
+                kept.asked = asked;
+                return Packet::<16>::new(REPLY_OK)
+                    .u32(port)
+                    .u32(asked)
+                    .send(fd, &[kept.socket.0]);
             }
             let socket = bound_socket(STREAM, 4, port as u16)?;
             let mut name = [0; 16];
             sys::sockname(socket.0, &mut name)?;
             let port = u32::from(u16::from_be_bytes([name[2], name[3]]));
-            Packet::<8>::new(REPLY_OK).u32(port).send(fd, &[socket.0])?;
-            agent.keep(LISTEN_KEY | port, socket)
+            let listener = socket.0;
+            agent.keep(LISTEN_KEY | port, socket)?;
+            Packet::<16>::new(REPLY_OK)
+                .u32(port)
+                .u32(asked)
+                .send(fd, &[listener])
         }
         REQ_UNLISTEN => {
-            let port = number()?;
-            agent.forget(LISTEN_KEY | port);
+            let (port, asked) = (number()?, number()?);
+            agent.forget(LISTEN_KEY | port, Some(asked));
             reply_ok(fd, &[])
         }
         REQ_SOCKET => {
-            let socket = agent.kept(number()?).ok_or(sys::ENOENT)?;
-            reply_ok(fd, &[socket])
+            let kept = agent.kept(number()?).ok_or(sys::ENOENT)?;
+            reply_ok(fd, &[kept.socket.0])
         }
         REQ_KILL_ALL => {
             // ESRCH: there is nobody left, which is what was wanted.

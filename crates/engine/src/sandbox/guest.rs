@@ -275,8 +275,8 @@ impl Guest {
         }
     }
 
-    /// A listener on a port of the instance, and the port.
-    pub(super) async fn listen(&self, port: u16) -> Result<(TcpListener, u16)> {
+    /// A listener on a port of the instance, the port, and the number of this asking.
+    pub(super) async fn listen(&self, port: u16) -> Result<(TcpListener, u16, u32)> {
         let mut body = Writer::default();
         body.u32(port.into());
         let failed = |errno, _| match errno {
@@ -290,6 +290,7 @@ impl Guest {
         let mut reader = Reader::new(&packet.bytes);
         reader.u32()?;
         let port = u16::try_from(reader.u32()?).map_err(|_| malformed())?;
+        let asked = reader.u32()?;
         let fd = packet.fds.pop().ok_or_else(malformed)?;
         let listener: std::net::TcpListener = fd.into();
         listener
@@ -297,13 +298,13 @@ impl Guest {
             .map_err(|e| Error::io("use the listener", e))?;
         let listener =
             TcpListener::from_std(listener).map_err(|e| Error::io("use the listener", e))?;
-        Ok((listener, port))
+        Ok((listener, port, asked))
     }
 
-    /// Gives a port back.
-    pub(super) async fn unlisten(&self, port: u16) -> Result<()> {
+    /// Gives a port back, unless it was asked for again.
+    pub(super) async fn unlisten(&self, port: u16, asked: u32) -> Result<()> {
         let mut body = Writer::default();
-        body.u32(port.into());
+        body.u32(port.into()).u32(asked);
         self.call(proto::REQ_UNLISTEN, &body, plain_error)
             .await
             .map(drop)

@@ -148,6 +148,10 @@ fn at(step: &'static str) -> impl Fn(Errno) -> LaunchError {
     move |errno| LaunchError::new(step, errno)
 }
 
+/// `RLIMIT_` of asm-generic/resource.h; C libraries disagree about the type.
+const RLIMIT_CORE: u32 = 4;
+const RLIMIT_NOFILE: u32 = 7;
+
 /// Slots of the first packet.
 const SLOT_LISTENER: u32 = 0;
 const SLOT_PROGRAM: u32 = 1;
@@ -462,8 +466,8 @@ fn mount_setattr(
 fn write_plan(spec: &Launch<'_>) -> (Plan, Vec<Tree>) {
     let ranges = spec.range.is_some();
     let mut plan = Plan::new(if spec.log.is_some() { 3 } else { 2 });
-    plan.rlimit(libc::RLIMIT_NOFILE as u32, 1024);
-    plan.rlimit(libc::RLIMIT_CORE as u32, 0);
+    plan.rlimit(RLIMIT_NOFILE, 1024);
+    plan.rlimit(RLIMIT_CORE, 0);
     plan.unshare("make a user namespace", new::USER);
     plan.unshare(
         "make mount, pid, net, uts, ipc and cgroup namespaces",

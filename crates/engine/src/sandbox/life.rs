@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -363,46 +363,13 @@ impl Inner {
         if let Some(status) = main_exit {
             self.tell(&instance.id, EventKind::MainExited(status));
         }
-        tokio::spawn(Arc::clone(self).monitor(Arc::clone(instance), live, watch));
+        tokio::spawn(monitor(
+            Arc::downgrade(self),
+            Arc::clone(instance),
+            live,
+            watch,
+        ));
         Ok(())
-    }
-
-    /// Follows a running instance until it ends.
-    async fn monitor(self: Arc<Self>, instance: Arc<Instance>, live: Arc<Live>, watch: Channel) {
-        while let Ok(packet) = watch.receive().await {
-            if packet.bytes.is_empty() {
-                break;
-            }
-            let Ok(status) = read_status(&packet.bytes) else {
-                continue;
-            };
-            let news = status
-                .main_exit
-                .filter(|exit| instance.cell().record.main_exit != Some(*exit));
-            if let Some(exit) = news {
-                if let Err(error) = instance.change(|record| record.main_exit = Some(exit)) {
-                    tracing::warn!(id = %instance.id, %error, "cannot write the record");
-                }
-                self.tell(&instance.id, EventKind::MainExited(exit));
-            }
-        }
-        live.ended().await;
-        let _op = instance.op.lock().await;
-        let current = instance.live().is_some_and(|now| Arc::ptr_eq(&now, &live));
-        if !current || instance.is_deleted() {
-            return; // It was stopped or deleted on purpose.
-        }
-        let run = instance.record().run;
-        let oom = run
-            .as_ref()
-            .and_then(|run| run.group.as_ref()?.stats().oom_kills)
-            .is_some_and(|kills| kills > 0);
-        let reason = if oom {
-            "its first process was killed, after it ran out of memory"
-        } else {
-            "its first process was killed from outside"
-        };
-        self.mark_failed(&instance, reason).await;
     }
 
     async fn mark_failed(&self, instance: &Instance, reason: &str) {
@@ -582,9 +549,57 @@ impl Inner {
             watch
         };
         instance.cell().live = Some(Arc::clone(&live));
-        tokio::spawn(Arc::clone(self).monitor(Arc::clone(instance), live, watch));
+        tokio::spawn(monitor(
+            Arc::downgrade(self),
+            Arc::clone(instance),
+            live,
+            watch,
+        ));
         Ok(())
     }
+}
+
+/// Follows a running instance until it ends. It does not keep the engine: one that is dropped leaves its
+/// instances running, and the folder to the next.
+async fn monitor(engine: Weak<Inner>, instance: Arc<Instance>, live: Arc<Live>, watch: Channel) {
+    while let Ok(packet) = watch.receive().await {
+        if packet.bytes.is_empty() {
+            break;
+        }
+        let Ok(status) = read_status(&packet.bytes) else {
+            continue;
+        };
+        let Some(inner) = engine.upgrade() else {
+            return;
+        };
+        let known = instance.cell().record.main_exit;
+        if let Some(exit) = status.main_exit.filter(|exit| known != Some(*exit)) {
+            if let Err(error) = instance.change(|record| record.main_exit = Some(exit)) {
+                tracing::warn!(id = %instance.id, %error, "cannot write the record");
+            }
+            inner.tell(&instance.id, EventKind::MainExited(exit));
+        }
+    }
+    live.ended().await;
+    let Some(inner) = engine.upgrade() else {
+        return;
+    };
+    let _op = instance.op.lock().await;
+    let current = instance.live().is_some_and(|now| Arc::ptr_eq(&now, &live));
+    if !current || instance.is_deleted() {
+        return; // It was stopped or deleted on purpose.
+    }
+    let run = instance.record().run;
+    let oom = run
+        .as_ref()
+        .and_then(|run| run.group.as_ref()?.stats().oom_kills)
+        .is_some_and(|kills| kills > 0);
+    let reason = if oom {
+        "its first process was killed, after it ran out of memory"
+    } else {
+        "its first process was killed from outside"
+    };
+    inner.mark_failed(&instance, reason).await;
 }
 
 /// The parts of a start that need no waiting.

@@ -885,10 +885,14 @@ impl Engine for Sandbox {
     fn listen<'a>(&'a self, id: &'a InstanceId, port: u16) -> BoxFuture<'a, Result<GuestListener>> {
         Box::pin(async move {
             let instance = self.0.find(id)?;
-            let (listener, port) = instance.running()?.listen(port).await?;
+            let (listener, port, asked) = instance.running()?.listen(port).await?;
             Ok(GuestListener::new(
                 port,
-                Box::new(Accept { listener, instance }),
+                Box::new(Accept {
+                    listener,
+                    asked,
+                    instance,
+                }),
             ))
         })
     }
@@ -979,6 +983,7 @@ impl Engine for Sandbox {
 /// A port of the server's in an instance.
 struct Accept {
     listener: tokio::net::TcpListener,
+    asked: u32,
     instance: Arc<Instance>,
 }
 
@@ -1008,10 +1013,10 @@ impl Drop for Accept {
         let Ok(address) = self.listener.local_addr() else {
             return;
         };
-        let guest = self.instance.guest();
+        let (guest, asked) = (self.instance.guest(), self.asked);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             // Best effort: an instance that has ended has no port any more.
-            runtime.spawn(async move { guest.unlisten(address.port()).await });
+            runtime.spawn(async move { guest.unlisten(address.port(), asked).await });
         }
     }
 }

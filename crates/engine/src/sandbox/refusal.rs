@@ -15,8 +15,10 @@ const TRIAL_CODE: i32 = 7;
 
 /// Starts a trial instance step by step; see [`crate::probe`].
 pub(crate) async fn probe(data_dir: &Path) -> ProbeReport {
-    let mut options = Options::default();
-    options.probe = false;
+    let options = Options {
+        probe: false,
+        ..Options::default()
+    };
     let mut steps = Vec::new();
     let engine = match Sandbox::open(data_dir, options).await {
         Ok(engine) => engine,

@@ -247,14 +247,17 @@ async fn the_console_is_a_recorded_shell() {
     let mut console = rig.engine.console(&vm, WinSize::default()).await.unwrap();
     let mut stdin = console.stdin.take().unwrap();
     stdin
-        .write_all(b"echo mark-$((40+2)); hostname; exit 4\n")
+        .write_all(b"hostname; echo mark-$((40+2)); exit 4\n")
         .await
         .unwrap();
     let mut seen = String::new();
     read_until(&mut console.stdout, &mut seen, "mark-42").await;
     let mut rest = String::new();
     console.stdout.read_to_string(&mut rest).await.unwrap();
-    assert!(rest.contains("console"), "{rest}");
+    assert!(
+        (seen.clone() + &rest).contains("\nconsole\r"),
+        "{seen}{rest}"
+    );
     assert_eq!(console.wait().await.unwrap(), ExitStatus::Code(4));
     let options = boxrig_engine::LogOptions {
         source: boxrig_engine::LogSource::Console,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use boxrig_engine::{ExecSpec, InstanceSpec, InstanceState, LogOptions, MainProcess, StopMode};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use crate::support::{id, open, rig};
 
@@ -60,8 +60,8 @@ async fn instances_outlive_a_killed_server() {
         .prefix("boxrig-test-")
         .tempdir()
         .unwrap();
-    std::mem::swap(&mut rig.dir, &mut { dir });
-    // The first engine's folder is not used; the second is the killed server's.
+    // The first engine's folder is not used; this one is the killed server's.
+    rig.dir = dir;
     let root = rig.dir.path().to_owned();
     let mut server = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["restart::child_server", "--exact", "--nocapture"])
@@ -113,18 +113,16 @@ async fn instances_outlive_a_killed_server() {
     assert!(!root.join("instances/half").exists());
     let ticks = rig.ok(&id("a"), "pgrep -c sh").await;
     assert!(ticks.parse::<u32>().unwrap() >= 1);
-    // The log went on while nobody looked.
-    let mut text = String::new();
-    let mut log = rig
-        .engine
-        .logs(&id("a"), LogOptions::default())
-        .await
-        .unwrap();
-    log.content.read_to_string(&mut text).await.unwrap();
-    let lines: Vec<&str> = text.lines().collect();
-    assert!(lines.len() > 3);
-    for (n, line) in (1..).zip(&lines) {
-        assert_eq!(*line, format!("tick {n}"));
+    // The log goes on, without a gap.
+    let follow = LogOptions {
+        follow: true,
+        ..LogOptions::default()
+    };
+    let log = rig.engine.logs(&id("a"), follow).await.unwrap();
+    let mut lines = BufReader::new(log.content).lines();
+    for n in 1..50 {
+        let line = tokio::time::timeout(Duration::from_secs(5), lines.next_line());
+        assert_eq!(line.await.unwrap().unwrap().unwrap(), format!("tick {n}"));
     }
     rig.engine.resume(&id("paused")).await.unwrap();
     rig.ok(&id("paused"), "true").await;
@@ -146,6 +144,28 @@ async fn one_engine_per_folder() {
     let Some(rig) = rig().await else { return };
     let error = open(rig.dir.path()).await.unwrap_err();
     assert_eq!(error.kind(), boxrig_engine::Kind::InvalidState);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_engine_leaves_its_instances_to_the_next() {
+    let Some(mut rig) = rig().await else { return };
+    let vm = rig.instance("kept").await;
+    let pid = rig.engine.get(&vm).await.unwrap().host_pid;
+    let mut listener = rig.engine.listen(&vm, 9000).await.unwrap();
+    for _ in 0..3 {
+        let elsewhere = tempfile::tempdir().unwrap();
+        let parked = reopen(elsewhere.path()).await;
+        drop(std::mem::replace(&mut rig.engine, parked));
+        rig.engine = reopen(rig.dir.path()).await;
+        assert_eq!(rig.engine.get(&vm).await.unwrap().host_pid, pid);
+        rig.ok(&vm, "true").await;
+        // The port is asked for again; a connection is not lost in between.
+        let client = "import socket; socket.create_connection(('127.0.0.1',9000)); print('in')";
+        assert_eq!(rig.ok(&vm, &format!("python3 -c \"{client}\"")).await, "in");
+        listener = rig.engine.listen(&vm, 9000).await.unwrap();
+        listener.accept().await.unwrap();
+    }
+    drop(listener);
 }
 
 #[tokio::test(flavor = "multi_thread")]

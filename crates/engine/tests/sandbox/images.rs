@@ -1,0 +1,106 @@
+//! Instances of imported images.
+
+use std::process::Command;
+
+use boxrig_engine::{InstanceSpec, Kind, Source};
+
+use crate::support::{id, rig};
+
+/// A root file system with a shell and nothing else, as a tar: the host's, with what it is linked to.
+fn small_root() -> Option<Vec<u8>> {
+    let dir = tempfile::tempdir().unwrap();
+    let script = r#"
+        set -e
+        mkdir -p "$1/bin" "$1/etc" "$1/root" "$1/opt/deep"
+        for program in sh cat stat ls chown; do
+            path=$(readlink -f "$(command -v $program)")
+            cp "$path" "$1/bin/$program"
+            for lib in $(ldd "$path" | grep -o '/[^ )]*'); do
+                mkdir -p "$1$(dirname $lib)"
+                cp -L "$lib" "$1$lib"
+            done
+        done
+        echo small > "$1/etc/name"
+        ln -s ../etc/name "$1/opt/link"
+        tar -C "$1" -cf "$2" .
+    "#;
+    let tar = dir.path().join("root.tar");
+    let root = dir.path().join("root");
+    let status = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(&root)
+        .arg(&tar)
+        .status()
+        .ok()?;
+    status.success().then(|| std::fs::read(tar).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_imported_root_runs() {
+    let Some(rig) = rig().await else { return };
+    let Some(tar) = small_root() else {
+        println!("skipped: no small root file system can be made of this host's programs");
+        return;
+    };
+    let info = rig
+        .engine
+        .import_image("test/small", Box::new(std::io::Cursor::new(tar)))
+        .await
+        .unwrap();
+    assert!(info.digest.unwrap().starts_with("sha256:"));
+    for name in ["a", "b"] {
+        let mut spec = InstanceSpec::new(id(name));
+        spec.source = Source::Image("test/small".to_owned());
+        rig.engine.create(spec).await.unwrap();
+        assert_eq!(
+            rig.ok(&id(name), "cat /opt/link /etc/hostname").await,
+            format!("small\n{name}")
+        );
+        assert_eq!(
+            rig.ok(&id(name), "stat -c '%u %g' /etc/name /bin/sh /")
+                .await,
+            "0 0\n0 0\n0 0"
+        );
+        assert!(!rig.sh(&id(name), "ls /usr/bin").await.status.success());
+        // It has no curl: ours is put in.
+        assert_eq!(rig.ok(&id(name), "ls /usr/local/bin").await, "curl");
+        assert_eq!(rig.sh(&id(name), "curl").await.status.shell_code(), 2);
+        rig.ok(&id(name), "echo changed > /etc/name").await;
+        if rustix::process::geteuid().is_root() {
+            rig.ok(&id(name), "chown 1000:1001 /etc/name").await;
+        }
+    }
+    // In use: only the name goes.
+    rig.engine.delete_image("test/small").await.unwrap();
+    assert_eq!(
+        rig.ok(&id("a"), "cat /etc/name /opt/link").await,
+        "changed\nchanged"
+    );
+    let mut spec = InstanceSpec::new(id("c"));
+    spec.source = Source::Image("test/small".to_owned());
+    assert_eq!(
+        rig.engine.create(spec).await.unwrap_err().kind(),
+        Kind::NotFound
+    );
+    rig.engine.delete(&id("a")).await.unwrap();
+    assert_eq!(rig.ok(&id("b"), "cat /opt/link").await, "changed");
+    // A clone of one that has other ids on the host keeps its owners.
+    let mut spec = InstanceSpec::new(id("clone"));
+    spec.source = Source::Instance(id("b"));
+    rig.engine.create(spec).await.unwrap();
+    let owner = if rustix::process::geteuid().is_root() {
+        "1000 1001"
+    } else {
+        "0 0"
+    };
+    assert_eq!(
+        rig.ok(&id("clone"), "stat -c '%u %g' /etc/name").await,
+        owner
+    );
+    rig.engine.delete(&id("b")).await.unwrap();
+    rig.engine.delete(&id("clone")).await.unwrap();
+    let layers = std::fs::read_dir(rig.dir.path().join("images/layers"))
+        .unwrap()
+        .count();
+    assert_eq!(layers, 0);
+}
