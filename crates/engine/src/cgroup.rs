@@ -12,6 +12,7 @@
 //! All calls block, for microseconds; [`Group::freeze`] and [`Group::remove`] for as long as they say.
 
 mod hierarchy;
+mod unified;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,7 +23,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use self::hierarchy::{Controller, Hierarchy, Place};
+use self::hierarchy::{Controller, Hierarchy};
+use self::unified::Base;
 use crate::{EnforcedLimits, Error, InstanceId, Kind, Limits, Result};
 
 /// The accounting period of processor time, in microseconds: the kernel's default.
@@ -37,14 +39,6 @@ pub struct Cgroups {
     v1: BTreeMap<&'static str, PathBuf>,
     enforced: EnforcedLimits,
     freezes: bool,
-}
-
-#[derive(Debug, Clone)]
-struct Base {
-    dir: PathBuf,
-    memory: bool,
-    pids: bool,
-    cpu: bool,
 }
 
 /// The control group of one instance: one directory per tree.
@@ -126,7 +120,7 @@ impl Cgroups {
         let v2 = hierarchy
             .v2
             .as_ref()
-            .and_then(|place| v2_base(place, &name))
+            .and_then(|place| Base::find(place, &name))
             .filter(|base| may_make_groups(&base.dir));
         let mut v1 = BTreeMap::new();
         for (controller, place) in &hierarchy.v1 {
@@ -246,85 +240,6 @@ fn may_make_groups(dir: &Path) -> bool {
     // `_` cannot be in an instance's id.
     let trial = dir.join("_trial");
     make(&trial).is_ok() && fs::remove_dir(&trial).is_ok()
-}
-
-/// Finds a group of version 2 that can hold ours.
-fn v2_base(place: &Place, name: &str) -> Option<Base> {
-    let mut best: Option<Base> = None;
-    for candidate in place.own.ancestors() {
-        if !candidate.starts_with(&place.root)
-            || (candidate == place.root && place.own != place.root)
-        {
-            break;
-        }
-        let Some(base) = v2_base_in(candidate, candidate == place.own, name) else {
-            // Not ours to write to; what is above is not either.
-            break;
-        };
-        let count = |base: &Base| {
-            [base.memory, base.pids, base.cpu]
-                .iter()
-                .filter(|has| **has)
-                .count()
-        };
-        let complete = count(&base) == 3;
-        match &best {
-            Some(kept) if count(kept) >= count(&base) => {
-                let _ = fs::remove_dir(&base.dir);
-            }
-            _ => {
-                if let Some(worse) = best.replace(base) {
-                    let _ = fs::remove_dir(&worse.dir);
-                }
-            }
-        }
-        if complete {
-            break;
-        }
-    }
-    best
-}
-
-fn v2_base_in(parent: &Path, own: bool, name: &str) -> Option<Base> {
-    const WANTED: [&str; 3] = ["memory", "pids", "cpu"];
-    let dir = parent.join(name);
-    make(&dir).ok()?;
-    let has = |dir: &Path, file: &str, controller: &str| {
-        read(dir, file).is_ok_and(|list| list.split_whitespace().any(|one| one == controller))
-    };
-    let hand_down = |dir: &Path| {
-        WANTED.iter().for_each(|controller| {
-            if has(dir, "cgroup.controllers", controller) {
-                // Refused where processes stand in the group; seen below by reading back.
-                let _ = write(dir, "cgroup.subtree_control", &format!("+{controller}"));
-            }
-        });
-    };
-    hand_down(parent);
-    let missing = WANTED.iter().any(|controller| {
-        has(parent, "cgroup.controllers", controller)
-            && !has(&dir, "cgroup.controllers", controller)
-    });
-    if own && missing && alone_in(parent) {
-        let leaf = parent.join("boxrig-server");
-        if make(&leaf).is_ok() && write(&leaf, "cgroup.procs", "0").is_ok() {
-            hand_down(parent);
-        }
-    }
-    hand_down(&dir);
-    let down = |controller| has(&dir, "cgroup.subtree_control", controller);
-    Some(Base {
-        memory: down("memory"),
-        pids: down("pids"),
-        cpu: down("cpu"),
-        dir,
-    })
-}
-
-/// Whether this process is the only one in the group.
-fn alone_in(dir: &Path) -> bool {
-    let own = std::process::id().to_string();
-    read(dir, "cgroup.procs").is_ok_and(|list| list.lines().all(|pid| pid == own))
 }
 
 impl Group {
