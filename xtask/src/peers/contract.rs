@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use boxrig_fastvm::{FastVm, ops};
@@ -64,7 +65,14 @@ pub(crate) struct Contract {
     runtime: tokio::runtime::Runtime,
 }
 
-type FastVmRouter = Router<FastVm, Arc<Bench>>;
+/// One request on its way.
+struct Visit {
+    bench: Arc<Bench>,
+    /// Whether it was decoded: else the router has refused it.
+    decoded: AtomicBool,
+}
+
+type FastVmRouter = Router<FastVm, Arc<Visit>>;
 
 /// A whole answer of the server.
 struct Answer {
@@ -245,10 +253,11 @@ impl Bench {
 
 /// The handler of every operation: encode again, ask the server, judge, decode, answer.
 async fn pass<E: Endpoint<Protocol = FastVm>>(
-    call: Call<Arc<Bench>>,
+    call: Call<Arc<Visit>>,
     request: Request<E>,
 ) -> Result<E::Reply, ApiError> {
-    let bench = &call.state;
+    call.decoded.store(true, Ordering::Relaxed);
+    let bench = &call.bench;
     let id = E::META.id;
     let request = request
         .encode("")
@@ -323,9 +332,20 @@ async fn serve(
     let response = match prepare(router, &bench, &mut fixture, request).await {
         Ok(request) => {
             let (parts, body) = request.into_parts();
+            let operation = router.operation(&parts.method, parts.uri.path());
             let info = RequestInfo::new(Peer::Tcp(peer), &parts);
             let request = http::Request::from_parts(parts, body);
-            router.route(bench.clone(), info, request).await
+            let visit = Arc::new(Visit {
+                bench: bench.clone(),
+                decoded: AtomicBool::new(false),
+            });
+            let response = router.route(visit.clone(), info, request).await;
+            match operation {
+                Some(meta) if !visit.decoded.load(Ordering::Relaxed) => {
+                    refused(&bench, meta.id, response).await
+                }
+                _ => response,
+            }
         }
         Err(e) => FastVm::encode_error(&bench.wrong(e)),
     };
@@ -334,6 +354,16 @@ async fn serve(
         let _ = bench.plain(Method::DELETE, path, None).await;
     }
     response
+}
+
+/// What the suite gets when the router itself refused: judged as the server's answers are.
+async fn refused(bench: &Bench, id: &str, response: Response<WireBody>) -> Response<WireBody> {
+    let (parts, body) = response.into_parts();
+    let judged = match body.collect(LIMIT).await {
+        Ok(body) => bench.judge(id, Answer { parts, body }),
+        Err(e) => Err(bench.wrong(format!("{id}: {e}"))),
+    };
+    judged.unwrap_or_else(|e| FastVm::encode_error(&e))
 }
 
 /// Reads the request whole and puts real ids where the suite wrote words.
