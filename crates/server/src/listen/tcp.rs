@@ -67,21 +67,22 @@ async fn serve(
     };
     let Some(started) = started else { return };
     if started.bytes.first() != Some(&TLS_HANDSHAKE) {
+        // Boxed, so that an idle connection is not as large as a busy one.
         return match started.bytes.starts_with(b"PRI") {
-            true => serve_h2(started, about, service, stop).await,
-            false => serve_h1(started, about, service, stop).await,
+            true => Box::pin(serve_h2(started, about, service, stop)).await,
+            false => Box::pin(serve_h1(started, about, service, stop)).await,
         };
     }
     let Some(tls) = tls else { return };
-    match tokio::time::timeout(PATIENCE, tls.accept(started)).await {
+    match tokio::time::timeout(PATIENCE, Box::pin(tls.accept(started))).await {
         Ok(Ok(stream)) => {
             let facts = stream.get_ref().1;
             about.tls = true;
             about.client_cert = crate::tls::client_fingerprint(facts);
             let h2 = facts.alpn_protocol() == Some(b"h2");
             match h2 {
-                true => serve_h2(stream, about, service, stop).await,
-                false => serve_h1(stream, about, service, stop).await,
+                true => Box::pin(serve_h2(stream, about, service, stop)).await,
+                false => Box::pin(serve_h1(stream, about, service, stop)).await,
             }
         }
         Ok(Err(e)) => tracing::debug!(error = %e, "TLS handshake"),

@@ -1,0 +1,123 @@
+//! What a server withstands: many idle connections, slow heads, large bodies, deep documents.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use boxrig_server::testing::Server;
+use support::{control, get, raw, raw_unix};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Resident memory of this process in bytes.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = text
+        .split(' ')
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0);
+    pages * 4096
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_idle_connections() {
+    let server = Server::start().await.unwrap();
+    let address = server.url().replace("http://", "");
+    // Both ends are in this process; the server has raised its limit of open files as far as it may.
+    let limit = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let files: usize = limit
+        .lines()
+        .find_map(|l| {
+            l.strip_prefix("Max open files")?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
+        .unwrap_or(1024);
+    let count = 10_000.min((files.saturating_sub(500)) / 2);
+    println!("{count} connections, {files} open files allowed");
+    let before = resident();
+    let mut idle = Vec::with_capacity(count);
+    for _ in 0..count {
+        idle.push(TcpStream::connect(&address).await.unwrap());
+    }
+    let mut times = Vec::new();
+    for _ in 0..200 {
+        let started = Instant::now();
+        let answer = raw(&server, &get("/1.0", "")).await;
+        assert!(answer.starts_with("HTTP/1.1 501"), "{answer}");
+        times.push(started.elapsed());
+    }
+    times.sort();
+    let grown = resident().saturating_sub(before) / (1024 * 1024);
+    println!("p99 {:?}, {grown} MiB more", times[197]);
+    assert!(times[197] < Duration::from_millis(50), "{:?}", times[197]);
+    assert!(grown <= 100, "{grown} MiB");
+    drop(idle);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn bodies_are_bounded() {
+    let server = Server::start().await.unwrap();
+    // Announced, over a length that no JSON body has here.
+    let head = "PUT /boxrig/v1/faults HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10737418240\r\n\r\n";
+    let stream = tokio::net::UnixStream::connect(server.socket())
+        .await
+        .unwrap();
+    let (mut read, mut write) = stream.into_split();
+    write.write_all(head.as_bytes()).await.unwrap();
+    let before = resident();
+    let feed = tokio::spawn(async move {
+        let chunk = vec![b'['; 64 * 1024];
+        let mut sent = 0u64;
+        while write.write_all(&chunk).await.is_ok() {
+            sent += chunk.len() as u64;
+        }
+        sent
+    });
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(10), read.read_to_end(&mut answer)).await;
+    let text = String::from_utf8_lossy(&answer);
+    assert!(text.starts_with("HTTP/1.1 4"), "{text}");
+    drop(read);
+    let sent = feed.await.unwrap();
+    assert!(sent < 64 * 1024 * 1024, "{sent} bytes were taken");
+    assert!(resident().saturating_sub(before) < 100 * 1024 * 1024);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn deep_documents_are_refused_in_words() {
+    let server = Server::start().await.unwrap();
+    let body = "[".repeat(100_000);
+    let request = format!(
+        "PUT /boxrig/v1/faults HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = raw_unix(&server, &request).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(answer.contains("recursion limit"), "{answer}");
+    assert!(control(&server).info().await.is_ok());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_line_addresses_one_segment() {
+    let server = Server::start().await.unwrap();
+    for path in [
+        "/boxrig/v1/instances/..%2f..%2fenv",
+        "/boxrig/v1/instances/%2e%2e",
+        "/boxrig/v1/instances/a%00b",
+        "/boxrig/v1/instances/",
+        "/boxrig/v1//instances",
+        "/boxrig/v1/instances/a/b",
+        "/boxrig/v1/../v1/env",
+    ] {
+        let answer = raw_unix(&server, &get(path, "")).await;
+        assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
+    }
+    server.stop().await;
+}
