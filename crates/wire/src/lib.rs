@@ -53,7 +53,7 @@ pub use params::{NoParams, ParamError, Params, Value};
 pub use patch::Patch;
 pub use path::{PathError, PathTemplate, PathValues};
 pub use reply::{
-    Acceptor, ByteReply, DecodeError, Decoding, Duplex, Empty, JsonReply, ReplyCodec, Socket,
+    Acceptor, ByteReply, DecodeError, Decoding, Delivery, Duplex, Empty, JsonReply, ReplyCodec, Socket,
     Upgrade, UpgradeSlot, UpgradeToken,
 };
 pub use retry::{Decision, Phase, RetryPolicy};

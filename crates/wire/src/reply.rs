@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -16,8 +17,36 @@ use crate::{BoxFuture, Error, Kind, Meta, ReplyShape, Result, WebSocket, WireBod
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
+/// What the transport knows of how a response with an error status was got. It is in the extensions of the
+/// response; [`Decoding::error`] puts it in the error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// How often the request was sent.
+    pub attempts: u32,
+    /// Whether the request may have taken effect in spite of the status (a gateway that lost its upstream), or in
+    /// an earlier try.
+    pub outcome_unknown: bool,
+    /// How long the server asked to wait.
+    pub retry_after: Option<Duration>,
+}
+
 /// How a platform's error body is read; see [`crate::Protocol::decode_error`].
 pub type DecodeError = fn(Error, &HeaderMap, &[u8]) -> Error;
+
+impl Delivery {
+    fn annotate(&self, mut error: Error) -> Error {
+        error = error.with_attempts(self.attempts);
+        if let Some(wait) = self.retry_after {
+            error = error.with_retry_after(wait);
+        }
+        if self.outcome_unknown {
+            error = error
+                .with_kind(Kind::OutcomeUnknown)
+                .with_hint("it may have happened: look before doing it again");
+        }
+        error
+    }
+}
 
 /// What a reply codec needs besides the response.
 #[derive(Clone, Copy, Debug)]
@@ -56,11 +85,15 @@ impl Decoding {
         {
             error = error.with_request_id(id);
         }
-        match body.collect(ERROR_LIMIT).await {
+        let error = match body.collect(ERROR_LIMIT).await {
             Ok(bytes) => (self.decode_error)(error.with_body(&bytes), &parts.headers, &bytes),
             Err(e) => error
                 .context("the error's body could not be read")
                 .with_source(e),
+        };
+        match parts.extensions.get::<Delivery>() {
+            Some(delivery) => delivery.annotate(error),
+            None => error,
         }
     }
 
