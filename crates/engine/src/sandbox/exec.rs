@@ -242,3 +242,72 @@ impl AsyncWrite for TerminalEnd {
         Poll::Ready(Ok(()))
     }
 }
+
+/// The body of an exec request, see `agent/proto.rs`.
+pub(super) fn exec_body(
+    spec: &crate::ExecSpec,
+    environment: &std::collections::BTreeMap<String, String>,
+) -> Result<Vec<u8>> {
+    if spec.argv.first().is_none_or(Vec::is_empty) {
+        return Err(Error::new(Kind::Invalid, "argv: a command is needed"));
+    }
+    let mut flags = 0;
+    if spec.tty.is_some() {
+        flags |= proto::EXEC_TTY;
+    }
+    if spec.stdin {
+        flags |= proto::EXEC_STDIN;
+    }
+    if spec.kill_on_drop {
+        flags |= proto::EXEC_KILL;
+    }
+    let size = spec.tty.unwrap_or_default();
+    let mut body = Writer::default();
+    body.u32(flags)
+        .u32(spec.uid.unwrap_or(0))
+        .u32(spec.gid.unwrap_or(0));
+    body.u32(size.rows.into()).u32(size.cols.into());
+    let cwd = spec.cwd.as_deref().unwrap_or(b"/");
+    packet::no_nul("cwd", cwd)?;
+    body.cstr(cwd);
+    body.u32(spec.argv.len() as u32);
+    for argument in &spec.argv {
+        packet::no_nul("argv", argument)?;
+        body.cstr(argument);
+    }
+    let mut variables: std::collections::BTreeMap<&str, &str> = std::collections::BTreeMap::new();
+    if !spec.clear_env {
+        variables.insert(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        );
+        variables.insert(
+            "HOME",
+            if spec.uid.unwrap_or(0) == 0 {
+                "/root"
+            } else {
+                "/"
+            },
+        );
+        if spec.tty.is_some() {
+            variables.insert("TERM", "xterm-256color");
+        }
+        variables.extend(environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+    }
+    variables.extend(spec.env.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+    body.u32(variables.len() as u32);
+    for (name, value) in variables {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("env: the name {name:?} is empty or contains = or NUL"),
+            ));
+        }
+        packet::no_nul("env", value.as_bytes())?;
+        body.cstr(format!("{name}={value}"));
+    }
+    if body.as_slice().len() > proto::MAX_REQUEST {
+        return Err(Error::new(Kind::Limit, "argv and env are too long"));
+    }
+    Ok(body.as_slice().to_vec())
+}

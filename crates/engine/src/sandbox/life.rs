@@ -14,7 +14,7 @@ use super::guest::{Channel, Guest, read_status};
 use super::launch::{self, Launch};
 use super::record::{self, Record, Run};
 use super::ring::Ring;
-use super::{Inner, blocking, packet};
+use super::{Inner, blocking, exec, packet};
 use crate::cgroup::Group;
 use crate::net::{Egress, EgressCounters};
 use crate::{
@@ -245,13 +245,13 @@ impl Inner {
                 Some(main) => {
                     let ring = Ring::open(&instance.dir.join("main.log"), self.options.log_bytes)
                         .map_err(|e| Error::io("open the log", e))?;
-                    let mut exec = ExecSpec::new(main.argv.clone());
-                    exec.env = main.env.clone();
-                    exec.cwd = main.cwd.clone();
-                    exec.kill_on_drop = false;
+                    let mut command = ExecSpec::new(main.argv.clone());
+                    command.env = main.env.clone();
+                    command.cwd = main.cwd.clone();
+                    command.kill_on_drop = false;
                     (
                         Some(OwnedFd::from(ring.into_file())),
-                        Some(launch::exec_body(&exec, &record.spec.env)?),
+                        Some(exec::exec_body(&command, &record.spec.env)?),
                     )
                 }
                 None => (None, None),

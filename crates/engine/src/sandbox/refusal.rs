@@ -235,7 +235,7 @@ async fn run_command(dir: &Path) -> Result<ExitStatus> {
         "-c".to_owned(),
         format!("exit {TRIAL_CODE}"),
     ]);
-    let body = launch::exec_body(&spec, &std::collections::BTreeMap::new())?;
+    let body = super::exec::exec_body(&spec, &std::collections::BTreeMap::new())?;
     let (channel, pid, fds) = super::guest::Guest::new(dir).exec(&body, "/bin/sh").await?;
     let exec = super::exec::assemble(channel, pid, fds, &spec, None)?;
     exec.wait().await

@@ -191,7 +191,7 @@ async fn terminals() {
     let mut spec = ExecSpec::new([
         "sh",
         "-c",
-        "tty; stty size; read line; stty size; echo \"<$line>\"; sleep 100",
+        "tty; stty size; read line; stty size; echo \"<$line>\"; exec sed -u s/a/MARK/",
     ]);
     spec.tty = Some(WinSize { rows: 33, cols: 77 });
     let mut exec = rig.engine.exec(&vm, spec).await.unwrap();
@@ -210,6 +210,9 @@ async fn terminals() {
     stdin.write_all(b"hello\n").await.unwrap();
     read_until(&mut exec.stdout, &mut seen, "<hello>").await;
     assert!(seen.contains("40 100"), "{seen}");
+    // Only now is the shell itself out of the way, which would take the signal in its own time.
+    stdin.write_all(b"a\n").await.unwrap();
+    read_until(&mut exec.stdout, &mut seen, "MARK").await;
     stdin.write_all(&[3]).await.unwrap();
     assert_eq!(exec.wait().await.unwrap(), ExitStatus::Signal(2));
     let mut rest = Vec::new();
@@ -255,7 +258,7 @@ async fn the_console_is_a_recorded_shell() {
     let mut rest = String::new();
     console.stdout.read_to_string(&mut rest).await.unwrap();
     assert!(
-        (seen.clone() + &rest).contains("\nconsole\r"),
+        (seen.clone() + &rest).contains("console\r\nmark-42"),
         "{seen}{rest}"
     );
     assert_eq!(console.wait().await.unwrap(), ExitStatus::Code(4));
