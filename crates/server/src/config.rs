@@ -7,6 +7,7 @@ use std::time::Duration;
 use boxrig_engine::Selection;
 use boxrig_wire::BaseUrl;
 
+use crate::fastvm::QuotaLimits;
 use crate::faults::Script;
 
 /// The port when none is asked for.
@@ -40,6 +41,8 @@ pub struct ServerConfig {
     pub virtual_clock: bool,
     /// Faults from the start on.
     pub faults: Script,
+    /// What FastVM's machines and snapshots may use together.
+    pub quotas: QuotaLimits,
     /// End after this long without a request, if there are no instances.
     pub idle_exit: Option<Duration>,
 }
@@ -60,6 +63,7 @@ impl ServerConfig {
             seed_ids: None,
             virtual_clock: false,
             faults: Script::default(),
+            quotas: QuotaLimits::default(),
             idle_exit: None,
         }
     }

@@ -23,6 +23,8 @@ pub mod config;
 #[cfg(feature = "server")]
 pub mod core;
 #[cfg(feature = "server")]
+pub mod fastvm;
+#[cfg(feature = "server")]
 pub mod faults;
 #[cfg(feature = "server")]
 pub mod files;

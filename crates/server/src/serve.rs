@@ -18,6 +18,7 @@ use crate::config::ServerConfig;
 use crate::control::{Control, Facts, Info, ms};
 use crate::core::{Core, Platform};
 use crate::env::{Env, EnvFormat};
+use crate::fastvm::Fastvm;
 use crate::faults::{self, Faults};
 use crate::files;
 use crate::front::{AllowedHosts, Front};
@@ -145,8 +146,10 @@ impl Server {
             origin: OnceLock::new(),
         });
         let control = Arc::new(Control::new(core.clone()));
+        let fastvm = Fastvm::open(core.clone(), config.quotas.clone()).await;
+        let fastvm = Arc::new(fastvm.map_err(|e| StartError::new(e.kind, e.message))?);
         let hosts = AllowedHosts::new(config.allow_hosts.iter().cloned().chain(names.public));
-        let front = Front::new(hosts, control.clone(), fastvm(&core)?);
+        let front = Front::new(hosts, control.clone(), fastvm);
         let platforms: Vec<_> = front.platforms().cloned().collect();
 
         let listener = TcpListener::bind(config.listen)
@@ -234,12 +237,6 @@ impl Server {
             _lock: lock,
         })
     }
-}
-
-/// FastVM over the engine.
-fn fastvm(core: &Arc<Core>) -> Result<Arc<dyn Platform>, StartError> {
-    let _ = core;
-    Ok(crate::front::Absent::<boxrig_fastvm::FastVm>::platform())
 }
 
 fn check(config: &ServerConfig) -> Result<(), StartError> {
