@@ -66,3 +66,48 @@ impl Around for Recorder {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::router::Peer;
+    use boxrig_wire::{Idempotency, PathTemplate, ReplyShape};
+
+    static LIST: Meta = Meta {
+        platform: "fastvm",
+        id: "listVms",
+        method: &http::Method::GET,
+        path: PathTemplate::new("/v1/vms"),
+        doc: "",
+        idempotency: Idempotency::Safe,
+        max_retries: None,
+        reply: ReplyShape::Whole,
+    };
+
+    #[tokio::test]
+    async fn a_line_for_each_request() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        for (header, status) in [
+            (Some("fastvm::lists"), 200),
+            (None, 501),
+            (Some("a\tb"), 500),
+        ] {
+            let recorder = Recorder::open(&path).unwrap();
+            let mut request = http::Request::get("/v1/vms");
+            if let Some(test) = header {
+                request = request.header(TEST_HEADER, test);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            let info = RequestInfo::new(Peer::Guest("x".into()), &parts);
+            let mut answer = Response::new(WireBody::empty());
+            *answer.status_mut() = http::StatusCode::from_u16(status).unwrap();
+            let next: BoxFuture<'_, _> = Box::pin(async { answer });
+            recorder.around(&info, &LIST, next).await;
+        }
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            "fastvm\tlistVms\t200\tfastvm::lists\nfastvm\tlistVms\t501\t-\nfastvm\tlistVms\t500\t-\n"
+        );
+    }
+}

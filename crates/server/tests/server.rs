@@ -16,6 +16,23 @@ async fn it_answers_on_both_doors_and_presents_itself() {
     assert!(here.starts_with("HTTP/1.1 501"), "{here}");
     let there = raw_unix(&server, &get("/1.0", "")).await;
     assert!(there.starts_with("HTTP/1.1 501"), "{there}");
+    // The health check is open; the rest of FastVM asks for its key, except on the unix socket.
+    for answer in [
+        raw(&server, &get("/healthz", "")).await,
+        raw_unix(&server, &get("/healthz", "")).await,
+        raw_unix(&server, &get("/v1/vms", "")).await,
+        raw(
+            &server,
+            &get("/v1/vms", &format!("X-API-Key: {}\r\n", server.api_key())),
+        )
+        .await,
+    ] {
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    for headers in ["", "X-API-Key: wrong\r\n"] {
+        let answer = raw(&server, &get("/v1/vms", headers)).await;
+        assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    }
     let info = control(&server).info().await.unwrap();
     assert_eq!(info.engine, "memory");
     assert_eq!(info.isolation, "simulated");

@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
 
 pub use table::{Table, Tx};
 
@@ -85,6 +86,22 @@ impl fmt::Debug for Store {
     }
 }
 
+/// A change on its way to the disk. Dropping this does not stop it.
+#[must_use = "a change must be saved before anybody is told of it"]
+#[derive(Debug)]
+pub struct Saving(oneshot::Receiver<Result<(), StateError>>);
+
+impl Saving {
+    /// Waits until the change is saved.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be saved; nothing of it remains.
+    pub async fn saved(self) -> Result<(), StateError> {
+        self.0.await.map_err(|_| StateError::Closed)?
+    }
+}
+
 /// All documents of a store as `(table, key, JSON)`, ordered.
 pub type Dump = Vec<(String, String, serde_json::Value)>;
 
@@ -129,19 +146,30 @@ impl Store {
     where
         E: From<StateError>,
     {
+        let (result, saving) = self.begin(change)?;
+        saving.saved().await?;
+        Ok(result)
+    }
+
+    /// As [`Store::write`], without waiting for the disk: later transactions see the change, readers do not yet. For
+    /// work that goes on meanwhile; nobody is to be told of the change before [`Saving::saved`].
+    ///
+    /// # Errors
+    ///
+    /// Those of `change`.
+    pub fn begin<R, E>(
+        &self,
+        change: impl FnOnce(&mut Tx) -> Result<R, E>,
+    ) -> Result<(R, Saving), E>
+    where
+        E: From<StateError>,
+    {
         crash_point("state.begin");
-        let (result, done) = {
-            let mut queue = self.0.writer.queue()?;
-            let mut tx = Tx::new();
-            let result = change(&mut tx)?;
-            // Even without a change there is something to wait for: what was read may be on its way to the disk.
-            (result, queue.push(Work::Changes(tx.take())))
-        };
-        match done.await {
-            Ok(Ok(())) => Ok(result),
-            Ok(Err(e)) => Err(e.into()),
-            Err(_) => Err(StateError::Closed.into()),
-        }
+        let mut queue = self.0.writer.queue()?;
+        let mut tx = Tx::new();
+        let result = change(&mut tx)?;
+        // Even without a change there is something to wait for: what was read may be on its way to the disk.
+        Ok((result, Saving(queue.push(Work::Changes(tx.take())))))
     }
 
     /// Saves what is waiting and closes the file. Later writes fail with [`StateError::Closed`].
