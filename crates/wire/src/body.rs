@@ -65,6 +65,13 @@ impl WireBody {
             Inner::Stream(_) => None,
         }
     }
+    /// The bytes, when they are in hand, without a copy.
+    pub fn to_bytes(&self) -> Option<Bytes> {
+        match &self.0 {
+            Inner::Bytes(b) => Some(b.clone().unwrap_or_default()),
+            Inner::Stream(_) => None,
+        }
+    }
     /// The bytes, when they are in hand.
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match &self.0 {

@@ -53,8 +53,8 @@ pub use params::{NoParams, ParamError, Params, Value};
 pub use patch::Patch;
 pub use path::{PathError, PathTemplate, PathValues};
 pub use reply::{
-    Acceptor, ByteReply, DecodeError, Decoding, Delivery, Duplex, Empty, JsonReply, ReplyCodec, Socket,
-    Upgrade, UpgradeSlot, UpgradeToken,
+    Acceptor, ByteReply, DecodeError, Decoding, Delivery, Duplex, Empty, JsonReply, ReplyCodec,
+    Socket, Upgrade, UpgradeSlot, UpgradeToken,
 };
 pub use retry::{Decision, Phase, RetryPolicy};
 pub use secret::Secret;
