@@ -92,12 +92,15 @@ pub const OP_CHDIR: u32 = 25;
 pub const OP_RLIMIT: u32 = 26;
 /// path, source slot u32: copies an executable there unless one of the paths (count u32, paths…) exists.
 pub const OP_INSTALL: u32 = 27;
-/// path: hides a file or directory that may be absent.
+/// path, folder, file: covers a directory with the folder, or a file with the file, read-only; it may be absent.
 pub const OP_MASK: u32 = 28;
 /// path: makes a mount read-only over itself; may be absent.
 pub const OP_READONLY: u32 = 29;
 /// source, target: binds one device node; the target is made.
 pub const OP_DEVICE: u32 = 30;
+
+/// source, target, flags u64: binds a folder, with these mount flags.
+pub const OP_BIND: u32 = 31;
 
 // Requests to process 1: version u32, kind u32, fields. The flag says that the fields are in a memory file.
 

@@ -37,6 +37,8 @@ impl From<Malformed> for Failure {
 pub(crate) fn main() -> ! {
     sys::default_signals();
     sys::set_signal_mask(0);
+    // What is made has the mode the plan says.
+    sys::umask(0);
     let ready = (|| {
         sys::close_from(3)?;
         let socket = sys::dup_high(0)?;
@@ -263,10 +265,17 @@ fn operation(
                 install(path, source.0)?;
             }
         }
-        OP_MASK => match mask(plan.cstr()?) {
-            Ok(()) | Err(ENOENT) => {}
-            Err(errno) => return Err(errno.into()),
-        },
+        OP_BIND => {
+            let (source, target) = (plan.cstr()?, plan.cstr()?);
+            bind(source, target, plan.u64()?)?;
+        }
+        OP_MASK => {
+            let (path, folder, file) = (plan.cstr()?, plan.cstr()?, plan.cstr()?);
+            match mask(path, folder, file) {
+                Ok(()) | Err(ENOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
         OP_READONLY => match read_only(plan.cstr()?) {
             Ok(()) | Err(ENOENT) => {}
             Err(errno) => return Err(errno.into()),
@@ -370,22 +379,22 @@ fn install(path: &[u8], source: i32) -> Result<(), Errno> {
     sys::fchmod(target.0, 0o755)
 }
 
-fn mask(path: &[u8]) -> Result<(), Errno> {
+const RESTRICTED: u64 = sys::MS_NOSUID | sys::MS_NODEV | sys::MS_NOEXEC;
+
+fn bind(source: &[u8], target: &[u8], flags: u64) -> Result<(), Errno> {
+    sys::mount(source, target, b"\0", sys::MS_BIND, b"\0")?;
+    let flags = sys::MS_REMOUNT | sys::MS_BIND | flags;
+    sys::mount(b"none\0", target, b"\0", flags, b"\0")
+}
+
+fn mask(path: &[u8], folder: &[u8], file: &[u8]) -> Result<(), Errno> {
     if sys::stat(AT_FDCWD, path, 0)?.mode & sys::S_IFMT == sys::S_IFDIR {
-        let flags = sys::MS_RDONLY | sys::MS_NOSUID | sys::MS_NODEV | sys::MS_NOEXEC;
-        sys::mount(b"none\0", path, b"tmpfs\0", flags, b"size=4k,nr_inodes=2\0")
+        bind(folder, path, sys::MS_RDONLY | RESTRICTED)
     } else {
-        sys::mount(b"/dev/null\0", path, b"\0", sys::MS_BIND, b"\0")
+        sys::mount(file, path, b"\0", sys::MS_BIND, b"\0")
     }
 }
 
 fn read_only(path: &[u8]) -> Result<(), Errno> {
-    sys::mount(path, path, b"\0", sys::MS_BIND, b"\0")?;
-    let flags = sys::MS_REMOUNT
-        | sys::MS_BIND
-        | sys::MS_RDONLY
-        | sys::MS_NOSUID
-        | sys::MS_NODEV
-        | sys::MS_NOEXEC;
-    sys::mount(b"none\0", path, b"\0", flags, b"\0")
+    bind(path, path, sys::MS_RDONLY | RESTRICTED)
 }

@@ -76,12 +76,12 @@ pub(super) fn write_plan(spec: &Launch<'_>) -> (Plan, Vec<Tree>) {
         plan.write("map user ids", "/proc/self/setgroups", "deny");
         plan.write(
             "map user ids",
-            "/proc/self/uid_map",
+            "root/proc/self/uid_map",
             &format!("0 {uid} 1\n"),
         );
         plan.write(
             "map user ids",
-            "/proc/self/gid_map",
+            "root/proc/self/gid_map",
             &format!("0 {gid} 1\n"),
         );
     }
@@ -115,7 +115,8 @@ pub(super) fn write_plan(spec: &Launch<'_>) -> (Plan, Vec<Tree>) {
         }
         trees.clear();
     }
-    // A small file system to build on; the paths below are relative to it.
+    // A file system in memory to build on; the paths below are relative to it. It is the only one: each more costs
+    // every memory control group of the machine a little, which a thousand instances would feel.
     let scratch = spec.dir.join("mnt");
     let scratch = scratch.as_os_str().as_bytes();
     plan.mount(
@@ -124,7 +125,7 @@ pub(super) fn write_plan(spec: &Launch<'_>) -> (Plan, Vec<Tree>) {
         scratch,
         "tmpfs",
         ms::NOSUID | ms::NODEV,
-        "mode=755,uid=0,gid=0,size=64k",
+        "mode=755,uid=0,gid=0",
     );
     plan.chdir(scratch);
     plan.ids(ranges);
@@ -132,12 +133,6 @@ pub(super) fn write_plan(spec: &Launch<'_>) -> (Plan, Vec<Tree>) {
     plan.fork();
     mount_kernel_parts(&mut plan);
     plan.pivot("root");
-    for path in HIDDEN {
-        plan.mask(path);
-    }
-    for path in READ_ONLY {
-        plan.read_only(path);
-    }
     for folder in ["/usr", "/usr/local", "/usr/local/bin"] {
         plan.mkdir(folder, 0o755);
     }
@@ -211,14 +206,8 @@ fn mount_kernel_parts(plan: &mut Plan) {
         plan.mkdir(folder, 0o755);
     }
     plan.mount("mount /proc", "proc", "root/proc", "proc", quiet, "");
-    plan.mount(
-        "mount /dev",
-        "none",
-        "root/dev",
-        "tmpfs",
-        ms::NOSUID | ms::NOEXEC,
-        "mode=755,size=64k",
-    );
+    plan.mkdir("dev", 0o755);
+    plan.bind("dev", "root/dev", quiet);
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
         plan.device(&format!("/dev/{name}"), &format!("root/dev/{name}"));
     }
@@ -231,15 +220,9 @@ fn mount_kernel_parts(plan: &mut Plan) {
         ms::NOSUID | ms::NOEXEC,
         "newinstance,ptmxmode=0666,mode=620",
     );
-    plan.mkdir("root/dev/shm", 0o1777);
-    plan.mount(
-        "mount /dev/shm",
-        "none",
-        "root/dev/shm",
-        "tmpfs",
-        quiet,
-        "mode=1777",
-    );
+    plan.mkdir("root/dev/shm", 0o755);
+    plan.mkdir("shm", 0o1777);
+    plan.bind("shm", "root/dev/shm", quiet);
     for (target, name) in [
         ("pts/ptmx", "ptmx"),
         ("/proc/self/fd", "fd"),
@@ -249,26 +232,33 @@ fn mount_kernel_parts(plan: &mut Plan) {
     ] {
         plan.symlink(target, &format!("root/dev/{name}"));
     }
+    plan.mkdir("empty", 0o555);
+    for path in HIDDEN {
+        plan.mask(path, "empty", "root/dev/null");
+    }
+    for path in READ_ONLY {
+        plan.read_only(path);
+    }
 }
 
 /// Parts of /proc that tell about the host.
 const HIDDEN: [&str; 8] = [
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/timer_list",
-    "/proc/sched_debug",
-    "/proc/kallsyms",
-    "/proc/acpi",
-    "/proc/scsi",
-    "/proc/key-users",
+    "root/proc/kcore",
+    "root/proc/keys",
+    "root/proc/timer_list",
+    "root/proc/sched_debug",
+    "root/proc/kallsyms",
+    "root/proc/acpi",
+    "root/proc/scsi",
+    "root/proc/key-users",
 ];
 /// Parts of /proc that change the host.
 const READ_ONLY: [&str; 5] = [
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-    "/proc/irq",
-    "/proc/bus",
-    "/proc/fs",
+    "root/proc/sys",
+    "root/proc/sysrq-trigger",
+    "root/proc/irq",
+    "root/proc/bus",
+    "root/proc/fs",
 ];
 
 fn network(plan: &mut Plan, egress: bool) {

@@ -236,8 +236,19 @@ impl Plan {
         }
     }
 
-    pub(super) fn mask(&mut self, path: &str) {
-        self.step(format!("hide {path}"), OP_MASK).cstr(path);
+    pub(super) fn bind(&mut self, source: &str, target: &str, flags: u64) {
+        self.step(format!("mount {target}"), OP_BIND)
+            .cstr(source)
+            .cstr(target)
+            .u64(flags);
+    }
+
+    /// Hides `path`: behind the folder `folder` if it is one, else behind the file `file`.
+    pub(super) fn mask(&mut self, path: &str, folder: &str, file: &str) {
+        self.step(format!("hide {path}"), OP_MASK)
+            .cstr(path)
+            .cstr(folder)
+            .cstr(file);
     }
 
     pub(super) fn read_only(&mut self, path: &str) {

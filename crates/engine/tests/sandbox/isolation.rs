@@ -41,6 +41,37 @@ async fn namespaces_and_names_are_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn devices_and_shared_memory() {
+    let Some(rig) = rig().await else { return };
+    let vm = rig.instance("devices").await;
+    let modes = "stat -c '%a %n' /dev /dev/shm /tmp /var/tmp /root /dev/null";
+    let expected = "755 /dev\n1777 /dev/shm\n1777 /tmp\n1777 /var/tmp\n700 /root\n666 /dev/null";
+    assert_eq!(rig.ok(&vm, modes).await, expected);
+    rig.ok(&vm, "cp /bin/true /dev/shm/x && ! /dev/shm/x 2>/dev/null")
+        .await;
+    let shared = "import multiprocessing.shared_memory as s; m=s.SharedMemory(create=True,size=9); m.close(); m.unlink()";
+    rig.ok(&vm, &format!("python3 -c '{shared}'")).await;
+    assert_eq!(
+        rig.ok(
+            &vm,
+            "ls -A /proc/acpi /proc/scsi 2>/dev/null | grep -v : | tr -d '\\n'"
+        )
+        .await,
+        ""
+    );
+    assert_eq!(
+        rig.ok(
+            &vm,
+            "grep -c . /proc/mounts; grep -E 'work/main|boxrig-test' /proc/mounts | wc -l"
+        )
+        .await
+        .lines()
+        .last(),
+        Some("0")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_of_the_host_are_out_of_reach() {
     let Some(rig) = rig().await else { return };
     let vm = rig.instance("canary").await;
