@@ -280,7 +280,16 @@ where
         for around in &self.around {
             next = around.around(&call.info, route.meta, next);
         }
-        finish(next.await, &call.extra)
+        let started = std::time::Instant::now();
+        let response = finish(next.await, &call.extra);
+        // The operation, not the path: paths and queries of presigned objects are secrets.
+        tracing::debug!(
+            platform = route.meta.platform,
+            operation = route.meta.id,
+            status = response.status().as_u16(),
+            elapsed = ?started.elapsed(),
+        );
+        response
     }
 
     /// The operation a request is, whether or not it is implemented.

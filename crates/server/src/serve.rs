@@ -146,7 +146,7 @@ impl Server {
             origin: OnceLock::new(),
         });
         let control = Arc::new(Control::new(core.clone()));
-        let fastvm = Fastvm::open(core.clone(), config.quotas.clone()).await;
+        let fastvm = Fastvm::open(core.clone(), config.quotas).await;
         let fastvm = Arc::new(fastvm.map_err(|e| StartError::new(e.kind, e.message))?);
         let hosts = AllowedHosts::new(config.allow_hosts.iter().cloned().chain(names.public));
         let front = Front::new(hosts, control.clone(), fastvm);

@@ -1,5 +1,7 @@
 //! `kill -9` in the middle of saving: what was acknowledged is there, what is there is whole.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;

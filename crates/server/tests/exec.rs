@@ -1,5 +1,7 @@
 //! The exec socket: real commands, on the engines that run some.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::time::Duration;

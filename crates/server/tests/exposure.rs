@@ -1,5 +1,7 @@
 //! What a server withstands: many idle connections, slow heads, large bodies, deep documents.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::time::{Duration, Instant};

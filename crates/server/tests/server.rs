@@ -1,5 +1,7 @@
 //! A server as a whole, over real sockets.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! TLS on the same port: versions, names, client certificates, HTTP/2.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::sync::Arc;

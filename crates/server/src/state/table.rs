@@ -134,8 +134,11 @@ pub(super) struct Change {
     pub(super) key: String,
     /// `None`: removed.
     pub(super) bytes: Option<Vec<u8>>,
-    settle: Box<dyn FnOnce(Outcome, &str) + Send>,
+    settle: Settle,
 }
+
+/// Brings live and committed values to what became of a change of the key.
+type Settle = Box<dyn FnOnce(Outcome, &str) + Send>;
 
 /// What became of a change.
 enum Outcome {

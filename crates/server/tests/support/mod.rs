@@ -1,6 +1,6 @@
 //! What the server's own tests speak to it with: a bare HTTP/1.1 connection, and a transport over the unix socket.
 
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::path::PathBuf;
 use std::sync::Arc;
