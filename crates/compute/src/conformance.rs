@@ -327,7 +327,7 @@ async fn an_unknown_id_is_not_found(c: &dyn Compute, _: &Instance) -> Outcome {
 }
 
 async fn a_token_launches_once(c: &dyn Compute, _: &Instance) -> Outcome {
-    let spec = LaunchSpec::new();
+    let spec = LaunchSpec::new().token(uuid::Uuid::new_v4().simple().to_string());
     let first = launch(c, spec.clone()).await?;
     let second = launch(c, spec).await;
     let _ = c.delete(&first.id).await;

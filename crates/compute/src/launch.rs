@@ -41,6 +41,8 @@ pub struct LaunchSpec {
     pub token: String,
     /// How long its start may take; 300 s unless said otherwise.
     pub wait_timeout: Duration,
+    /// Nobody can have launched under this token before.
+    pub(crate) fresh: bool,
 }
 
 impl Default for LaunchSpec {
@@ -63,6 +65,7 @@ impl LaunchSpec {
             ttl: None,
             token: uuid::Uuid::new_v4().simple().to_string(),
             wait_timeout: Duration::from_secs(300),
+            fresh: true,
         }
     }
 
@@ -117,7 +120,13 @@ impl LaunchSpec {
     /// Under the caller's own token.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = token.into();
+        self.fresh = false;
         self
+    }
+
+    /// Whether an earlier launch under the same token is possible, so that a backend has to look for it.
+    pub fn may_be_known(&self) -> bool {
+        !self.fresh
     }
 }
 

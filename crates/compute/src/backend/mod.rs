@@ -2,3 +2,5 @@
 
 #[cfg(feature = "fastvm")]
 pub mod fastvm;
+#[cfg(feature = "local")]
+pub mod local;

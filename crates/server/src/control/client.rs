@@ -323,9 +323,9 @@ impl ControlClient {
             .await?
             .connected()?;
         let (reader, writer) = socket.split();
-        let session = ExecSession { reader, writer };
-        session.text(start).await?;
-        Ok(session)
+        // Not through the session: a reference to its reader cannot be held by a future that is sent.
+        send_text(&writer, start).await?;
+        Ok(ExecSession { reader, writer })
     }
 }
 
@@ -366,10 +366,6 @@ impl ExecSession {
     /// Both halves: events, and a handle for input and signals that can be cloned and used by other tasks.
     pub fn split(self) -> (ExecEvents, ExecInput) {
         (ExecEvents(self.reader), ExecInput(self.writer))
-    }
-
-    async fn text(&self, value: &impl serde::Serialize) -> Result<()> {
-        send_text(&self.writer, value).await
     }
 }
 
