@@ -1,3 +1,7 @@
-//! The `boxrig` program.
+//! The program `boxrig`.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,338 @@
+//! Every operation of a platform as a command, made from its description.
+//!
+//! The arguments are read by the same codecs that the local server reads requests with, so a misspelt member or a wrong
+//! type is found before anything is sent; the reply is typed too.
+
+pub(crate) mod fastvm;
+
+use std::collections::BTreeMap;
+
+use boxrig_wire::{
+    BodyCodec, BoxFuture, CallOptions, Caller, Endpoint, Error, Idempotency, Kind, Meta, NoBody,
+    Params, PathValues, ReplyCodec, Request, Result, WireBody,
+};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use http::HeaderMap;
+use http::header::{CONTENT_TYPE, HeaderValue};
+
+/// The operations of a platform.
+pub(crate) trait Natives {
+    /// All of them, in the order of the catalogue.
+    const OPERATIONS: &'static [Native];
+}
+
+/// What an operation is given.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    pub(crate) path: Vec<String>,
+    pub(crate) query: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Option<Vec<u8>>,
+}
+
+/// One operation, with its types forgotten.
+pub(crate) struct Native {
+    pub(crate) meta: &'static Meta,
+    query: fn() -> &'static [&'static str],
+    headers: fn() -> &'static [&'static str],
+    pub(crate) takes_body: fn() -> bool,
+    pub(crate) call: fn(Caller, Given, CallOptions) -> BoxFuture<'static, Result<Reply>>,
+}
+
+/// A reply, written again by the codec that read it.
+pub(crate) type Reply = http::Response<WireBody>;
+
+impl Native {
+    pub(crate) const fn of<E: Endpoint>() -> Self {
+        Self {
+            meta: E::META,
+            query: <E::Query as Params>::names,
+            headers: <E::Headers as Params>::names,
+            takes_body: takes_body::<E>,
+            call: |caller, given, options| Box::pin(call::<E>(caller, given, options)),
+        }
+    }
+
+    /// The command's name: the operation's id in lower case with hyphens.
+    pub(crate) fn command_name(&self) -> String {
+        kebab(self.meta.id)
+    }
+
+    /// Whether it only reads.
+    pub(crate) fn is_safe(&self) -> bool {
+        self.meta.idempotency == Idempotency::Safe
+    }
+}
+
+fn takes_body<E: Endpoint>() -> bool {
+    std::any::type_name::<E::Body>() != std::any::type_name::<NoBody>()
+}
+
+/// Reads what is given as the server would, and sends it.
+async fn call<E: Endpoint>(caller: Caller, given: Given, options: CallOptions) -> Result<Reply> {
+    let invalid = |m: String| Error::new(Kind::Invalid, m).with_operation(E::META.id);
+    let named = |e: boxrig_wire::ParamError| invalid(e.to_string());
+    let path = E::Path::from_values(given.path)
+        .ok_or_else(|| invalid("the path's values cannot be read".to_owned()))?;
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let body = match given.body {
+        Some(bytes) => WireBody::full(bytes),
+        None => WireBody::empty(),
+    };
+    let body = E::Body::decode(&headers, body, usize::MAX)
+        .await
+        .map_err(|e| invalid(format!("the body: {e}")))?;
+    let request = Request::<E> {
+        path,
+        query: E::Query::from_pairs(&given.query).map_err(named)?,
+        headers: E::Headers::from_pairs(&given.headers).map_err(named)?,
+        body,
+    };
+    let reply = caller.call(request, &options).await?;
+    reply.encode().map_err(|e| Error::new(Kind::Protocol, e))
+}
+
+/// `listVms` becomes `list-vms`.
+pub(crate) fn kebab(id: &str) -> String {
+    let mut out = String::new();
+    for c in id.chars() {
+        if c.is_ascii_uppercase() && !out.is_empty() {
+            out.push('-');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}
+
+/// A flag's name from a wire name: `metadata.` becomes `metadata`, `Idempotency-Key` becomes `idempotency-key`.
+fn flag(wire: &str) -> String {
+    kebab(
+        &wire
+            .trim_end_matches('.')
+            .replace("X-Boxrig-", "")
+            .replace('-', ""),
+    )
+}
+
+/// The command of an operation.
+fn command(native: &Native) -> Command {
+    let mut c = Command::new(native.command_name())
+        .about(native.meta.summary())
+        .after_help(format!("{} {}", native.meta.method, native.meta.path));
+    for name in native.meta.path.names() {
+        c = c.arg(
+            Arg::new(format!("path:{name}"))
+                .value_name(kebab(name).to_uppercase().replace('-', "_"))
+                .required(true),
+        );
+    }
+    for (place, names) in [("query", (native.query)()), ("header", (native.headers)())] {
+        for wire in names {
+            let arg = Arg::new(format!("{place}:{wire}"))
+                .long(own_flag(wire))
+                .help(format!("The {place} value {}", wire.trim_end_matches('.')));
+            c = c.arg(if wire.ends_with('.') {
+                arg.value_name("NAME=VALUE")
+                    .action(ArgAction::Append)
+                    .value_parser(super::units::pair)
+            } else {
+                arg.value_name("VALUE")
+            });
+        }
+    }
+    if (native.takes_body)() {
+        c = c.args(super::tree::body_args());
+    }
+    c
+}
+
+/// Flags that mean something else on every command get another name.
+fn own_flag(wire: &str) -> String {
+    match flag(wire) {
+        f if f == "timeout" => "wait-timeout".to_owned(),
+        f => f,
+    }
+}
+
+/// The commands of a platform.
+pub(crate) fn tree<P: Natives>(c: Command) -> Command {
+    c.subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands(P::OPERATIONS.iter().map(command))
+}
+
+/// The operation that was asked for, and what it is given.
+///
+/// # Errors
+///
+/// [`Kind::Invalid`] for a body that is none.
+pub(crate) fn given<P: Natives>(matches: &ArgMatches) -> Result<(&'static Native, Given)> {
+    let Some((name, matches)) = matches.subcommand() else {
+        return Err(Error::new(Kind::Invalid, "no operation is named"));
+    };
+    let native = P::OPERATIONS
+        .iter()
+        .find(|n| n.command_name() == name)
+        .ok_or_else(|| Error::new(Kind::Invalid, "no such operation"))?;
+    let text = |id: String| matches.get_one::<String>(&id).cloned();
+    let mut given = Given::default();
+    for name in native.meta.path.names() {
+        given.path.extend(text(format!("path:{name}")));
+    }
+    let pairs = |place: &str, names: &[&str]| {
+        let mut pairs = Vec::new();
+        for wire in names {
+            let id = format!("{place}:{wire}");
+            if wire.ends_with('.') {
+                let many = matches.get_many::<(String, String)>(&id);
+                pairs.extend(
+                    many.into_iter()
+                        .flatten()
+                        .map(|(k, v)| (format!("{wire}{k}"), v.clone())),
+                );
+            } else if let Some(value) = text(id) {
+                pairs.push(((*wire).to_owned(), value));
+            }
+        }
+        pairs
+    };
+    given.query = pairs("query", (native.query)());
+    given.headers = pairs("header", (native.headers)());
+    if (native.takes_body)() {
+        given.body = body(matches)?;
+    }
+    Ok((native, given))
+}
+
+/// The body: JSON, `@FILE`, `@-`, or fields.
+///
+/// # Errors
+///
+/// [`Kind::Invalid`], naming the part that is wrong.
+pub(crate) fn body(matches: &ArgMatches) -> Result<Option<Vec<u8>>> {
+    let parts: Vec<&String> = matches
+        .get_many::<String>("body")
+        .into_iter()
+        .flatten()
+        .collect();
+    let Some(first) = parts.first() else {
+        return Ok(None);
+    };
+    if parts.len() == 1 {
+        if let Some(file) = first.strip_prefix('@') {
+            let read = if file == "-" {
+                let mut bytes = Vec::new();
+                std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes).map(|_| bytes)
+            } else {
+                std::fs::read(file)
+            };
+            return read.map(Some).map_err(|e| {
+                let file = boxrig_wire::Untrusted::new(file);
+                Error::new(Kind::Invalid, format!("--body @{file}: {e}"))
+            });
+        }
+        if first.trim_start().starts_with(['{', '[', '"']) {
+            let value: serde_json::Value = serde_json::from_str(first)
+                .map_err(|e| Error::new(Kind::Invalid, format!("--body is not JSON: {e}")))?;
+            return Ok(Some(value.to_string().into_bytes()));
+        }
+    }
+    let mut root = serde_json::Map::new();
+    for part in parts {
+        let (name, value) = super::units::pair(part)
+            .map_err(|e| Error::new(Kind::Invalid, format!("--body: {e}")))?;
+        let value = serde_json::from_str(&value).unwrap_or(serde_json::Value::String(value));
+        put(&mut root, &name, value)?;
+    }
+    Ok(Some(
+        serde_json::Value::Object(root).to_string().into_bytes(),
+    ))
+}
+
+fn put(
+    map: &mut serde_json::Map<String, serde_json::Value>,
+    name: &str,
+    value: serde_json::Value,
+) -> Result<()> {
+    match name.split_once('.') {
+        None => {
+            map.insert(name.to_owned(), value);
+            Ok(())
+        }
+        Some((head, tail)) => {
+            let inner = map
+                .entry(head)
+                .or_insert_with(|| serde_json::Value::Object(serde_json::Map::new()));
+            match inner {
+                serde_json::Value::Object(inner) => put(inner, tail, value),
+                _ => Err(Error::new(
+                    Kind::Invalid,
+                    format!("--body: {head} is given a value and members"),
+                )),
+            }
+        }
+    }
+}
+
+/// The command of every operation of a platform, for the coverage table.
+pub(crate) fn commands<P: Natives>(platform: &str) -> BTreeMap<&'static str, String> {
+    P::OPERATIONS
+        .iter()
+        .map(|n| (n.meta.id, format!("boxrig {platform} {}", n.command_name())))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(args: &[&str]) -> Result<serde_json::Value> {
+        let matches = Command::new("x")
+            .args(super::super::tree::body_args())
+            .no_binary_name(true)
+            .try_get_matches_from(args)
+            .unwrap();
+        Ok(body(&matches)?.map_or(serde_json::Value::Null, |b| {
+            serde_json::from_slice(&b).unwrap()
+        }))
+    }
+
+    #[test]
+    fn bodies() {
+        use serde_json::json;
+        assert_eq!(read(&[]).unwrap(), json!(null));
+        assert_eq!(read(&["--body", "{\"a\": 1}"]).unwrap(), json!({"a": 1}));
+        assert_eq!(
+            read(&[
+                "-d",
+                "name=web",
+                "-d",
+                "n=2",
+                "-d",
+                "ttl.seconds=60",
+                "-d",
+                "ttl.action=pause",
+                "-d",
+                "x=null"
+            ])
+            .unwrap(),
+            json!({"name": "web", "n": 2, "ttl": {"seconds": 60, "action": "pause"}, "x": null})
+        );
+        for bad in [
+            &["-d", "{"][..],
+            &["-d", "a"],
+            &["-d", "a=1", "-d", "a.b=2"],
+            &["-d", "@/no/such"],
+        ] {
+            assert_eq!(read(bad).unwrap_err().kind(), Kind::Invalid, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        assert_eq!(kebab("listVms"), "list-vms");
+        assert_eq!(flag("metadata."), "metadata");
+        assert_eq!(flag("Idempotency-Key"), "idempotency-key");
+    }
+}

@@ -1,0 +1,161 @@
+//! What is done of each platform's operations: made from the descriptions, the server's list of refusals and the recorded
+//! tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use boxrig_wire::{Catalog, Error, Kind};
+use clap::ArgMatches;
+use serde_json::{Value, json};
+
+use super::text;
+use crate::cli::exit::Outcome;
+use crate::cli::native::{self, fastvm::Fastvm};
+use crate::cli::output::{self, Column, column};
+use crate::cli::session::Session;
+
+/// Tests that were seen to exercise an operation and read its effect back; kept by `cargo xtask coverage`.
+const EXERCISED: &str = include_str!("../../../../../api/exercised.tsv");
+
+const COLUMNS: &[Column] = &[
+    column("PLATFORM", "platform"),
+    column("OPERATION", "operation"),
+    column("METHOD", "method"),
+    column("PATH", "path"),
+    column("CLIENT", "client"),
+    column("CLI", "cli").wide(),
+    column("SERVER", "server"),
+    column("EXERCISED", "exercised").wide(),
+    column("NOTE", "note").wide(),
+];
+
+/// What is known of a platform besides its descriptions.
+struct Platform {
+    name: &'static str,
+    catalog: Catalog,
+    /// Typed calls, beyond the descriptions.
+    client: bool,
+    commands: BTreeMap<&'static str, String>,
+    /// The operations that the server answers with 501; `None`: it does not serve the platform yet.
+    refused: Option<BTreeSet<&'static str>>,
+}
+
+fn platforms() -> Vec<Platform> {
+    let refused = boxrig_server::fastvm::NOT_IMPLEMENTED
+        .lines()
+        .filter_map(|line| line.split('#').next())
+        .map(str::trim)
+        .filter(|id| !id.is_empty())
+        .collect();
+    let later = |name, catalog| Platform {
+        name,
+        catalog,
+        client: false,
+        commands: BTreeMap::new(),
+        refused: None,
+    };
+    vec![
+        Platform {
+            name: "fastvm",
+            catalog: boxrig_fastvm::CATALOG,
+            client: true,
+            commands: native::commands::<Fastvm>("fastvm"),
+            refused: Some(refused),
+        },
+        later("incus", boxrig_incus::CATALOG),
+        later("convox", boxrig_convox::CATALOG),
+    ]
+}
+
+fn rows() -> Vec<Value> {
+    let tests: BTreeMap<(&str, &str), &str> = EXERCISED
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let mut columns = line.split('\t');
+            Some(((columns.next()?, columns.next()?), columns.next()?))
+        })
+        .collect();
+    let mut rows = Vec::new();
+    for platform in platforms() {
+        for meta in platform.catalog {
+            let exercised = tests.get(&(platform.name, meta.id));
+            let (server, note) = match &platform.refused {
+                None => (
+                    "none",
+                    "described; client and server come in a later version",
+                ),
+                Some(refused) if refused.contains(meta.id) => (
+                    "none",
+                    "answers 501 and names the operation; comes in a later version",
+                ),
+                Some(_) if exercised.is_some() => ("full", ""),
+                Some(_) => (
+                    "partial",
+                    "served; no recorded test reads its effect back yet",
+                ),
+            };
+            rows.push(json!({
+                "platform": platform.name,
+                "operation": meta.id,
+                "method": meta.method.as_str(),
+                "path": meta.path.as_str(),
+                "client": platform.client,
+                "cli": platform.commands.get(meta.id),
+                "server": server,
+                "exercised": exercised,
+                "note": (!note.is_empty()).then_some(note),
+            }));
+        }
+    }
+    rows
+}
+
+/// Prints the table.
+pub(crate) fn run(m: &ArgMatches) -> Outcome {
+    let s = Session::new(m)?;
+    let mut rows = rows();
+    let only = text(m, "platform");
+    if !only.is_empty() {
+        rows.retain(|row| row["platform"] == only);
+        if rows.is_empty() {
+            return Err(Error::new(Kind::NotFound, "no such platform").into());
+        }
+    }
+    Ok(output::list(
+        &mut io::stdout().lock(),
+        &s.style,
+        COLUMNS,
+        rows,
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fastvm_operation_is_typed_and_has_a_command() {
+        let rows = rows();
+        let fastvm: Vec<_> = rows.iter().filter(|r| r["platform"] == "fastvm").collect();
+        assert_eq!(fastvm.len(), 49);
+        for row in fastvm {
+            assert_eq!(row["client"], true, "{row}");
+            let command = row["cli"].as_str().unwrap();
+            let words: Vec<&str> = command.split(' ').collect();
+            let tree = crate::cli::native::tree::<Fastvm>(clap::Command::new("fastvm"));
+            assert!(tree.find_subcommand(words[2]).is_some(), "{command}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_called_full_without_a_test() {
+        for row in rows() {
+            if row["server"] == "full" {
+                assert!(row["exercised"].is_string(), "{row}");
+            } else {
+                assert!(row["note"].is_string(), "{row}");
+            }
+        }
+    }
+}

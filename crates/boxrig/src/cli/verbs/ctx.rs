@@ -1,0 +1,182 @@
+//! Contexts: add, list, choose, forget, try.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use boxrig::Target;
+use boxrig_compute::{Capability, ListOptions};
+use boxrig_wire::{Error, Kind, Untrusted};
+use clap::ArgMatches;
+use futures_util::StreamExt;
+use serde_json::{Map, Value, json};
+
+use super::{option, text};
+use crate::cli::contexts::{Config, Entry, LOCAL, check_name};
+use crate::cli::exit::{Failure, Outcome};
+use crate::cli::output::{self, Column, column};
+use crate::cli::secret::SecretRef;
+use crate::cli::session::Session;
+
+const COLUMNS: &[Column] = &[
+    column("CURRENT", "current"),
+    column("NAME", "name"),
+    column("PLATFORM", "platform"),
+    column("URL", "url"),
+    column("USER", "user").wide(),
+    column("SECRET", "secret_from").wide(),
+    column("READ-ONLY", "read_only").wide(),
+];
+
+const TEST_COLUMNS: &[Column] = &[
+    column("CONTEXT", "context"),
+    column("PLATFORM", "platform"),
+    column("REACHED", "reached"),
+    column("TOOK", "milliseconds"),
+    column("CAN", "can"),
+    column("CANNOT", "cannot"),
+];
+
+/// One of the `ctx` commands.
+pub(crate) async fn run(s: &Session, m: &ArgMatches) -> Outcome {
+    match m.subcommand() {
+        Some(("add", m)) => add(s, m),
+        Some(("ls", _)) => ls(s),
+        Some(("use", m)) => choose(s, m),
+        Some(("rm", m)) => rm(s, m),
+        Some(("test", m)) => test(s, m).await,
+        _ => Err(Failure::Code(2)),
+    }
+}
+
+fn add(s: &Session, m: &ArgMatches) -> Outcome {
+    let name = text(m, "context");
+    check_name(name)?;
+    let target: Target = text(m, "url").parse()?;
+    if target == Target::local() {
+        return Err(Error::new(Kind::Invalid, "the context local is there already").into());
+    }
+    let secret_from = option(m, "secret-from");
+    if let Some(reference) = &secret_from {
+        SecretRef::parse(reference)?;
+    }
+    if target.is_plain() {
+        s.say(&format!(
+            "warning: {} is not encrypted: secrets are sent in the clear",
+            Untrusted::new(target.to_string())
+        ));
+    }
+    let ca_file = m.get_one::<PathBuf>("ca-file").cloned();
+    Config::update(&s.paths, |config| {
+        let extra = config
+            .contexts
+            .remove(name)
+            .map_or_else(toml::Table::new, |old| old.extra);
+        let entry = Entry {
+            url: target.to_string(),
+            user: option(m, "user"),
+            secret_from,
+            ca_file,
+            read_only: m.get_flag("only-read"),
+            extra,
+        };
+        config.contexts.insert(name.to_owned(), entry);
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn ls(s: &Session) -> Outcome {
+    let current = s.config.current();
+    let row = |name: &str, url: &str, entry: Option<&Entry>| {
+        let platform = url
+            .parse::<Target>()
+            .map_or_else(|_| "?".to_owned(), |t| t.platform().as_str().to_owned());
+        json!({
+            "current": if name == current { "*" } else { "" },
+            "name": name,
+            "platform": platform,
+            "url": url,
+            "user": entry.and_then(|e| e.user.clone()),
+            "secret_from": entry.and_then(|e| e.secret_from.clone()),
+            "read_only": entry.is_some_and(|e| e.read_only),
+        })
+    };
+    let mut rows = vec![row(LOCAL, LOCAL, None)];
+    for (name, entry) in &s.config.contexts {
+        rows.push(row(name, &entry.url, Some(entry)));
+    }
+    Ok(output::list(
+        &mut io::stdout().lock(),
+        &s.style,
+        COLUMNS,
+        rows,
+    )?)
+}
+
+fn choose(s: &Session, m: &ArgMatches) -> Outcome {
+    let name = text(m, "context");
+    if name.starts_with("env:") {
+        return Err(Error::new(
+            Kind::Invalid,
+            "a context of the vendor's variables is used by --on only",
+        )
+        .into());
+    }
+    s.config.context(name)?;
+    Config::update(&s.paths, |config| {
+        config.current = (name != LOCAL).then(|| name.to_owned());
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn rm(s: &Session, m: &ArgMatches) -> Outcome {
+    let name = text(m, "context");
+    if name == LOCAL {
+        return Err(Error::new(Kind::Invalid, "the context local is always there").into());
+    }
+    Config::update(&s.paths, |config| {
+        if config.contexts.remove(name).is_none() {
+            return config.context(name).map(drop);
+        }
+        if config.current.as_deref() == Some(name) {
+            config.current = None;
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Reaches the context with its credentials, and says what it can do.
+async fn test(s: &Session, m: &ArgMatches) -> Outcome {
+    let context = s.config.context(text(m, "context"))?;
+    let begin = Instant::now();
+    let connection = s.connect(&context).await?;
+    let first = connection.compute.list(ListOptions::new()).next().await;
+    if let Some(Err(e)) = first {
+        return Err(e.into());
+    }
+    let can = connection.compute.capabilities();
+    let (has, lacks): (Vec<Capability>, Vec<Capability>) =
+        Capability::ALL.iter().partition(|c| can.has(**c));
+    let ways: Map<String, Value> = lacks
+        .iter()
+        .filter_map(|c| Some((c.as_str().to_owned(), can.native(*c)?.into())))
+        .collect();
+    let row = json!({
+        "context": context.name,
+        "platform": context.target.platform().as_str(),
+        "reached": true,
+        "milliseconds": u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "can": has,
+        "cannot": lacks,
+        "native": ways,
+    });
+    Ok(output::one(
+        &mut io::stdout().lock(),
+        &s.style,
+        TEST_COLUMNS,
+        row,
+    )?)
+}

@@ -1,0 +1,208 @@
+//! From a URL and credentials to a backend.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use boxrig_compute::backend::fastvm::Fastvm;
+use boxrig_compute::{Compute, Platform};
+use boxrig_transport::Http;
+use boxrig_wire::{Authorize, BaseUrl, BoxFuture, Caller, Error, Kind, Result, Secret};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::Target;
+
+/// The compute API of a context URL. The secret comes from the platform's own variable (`FASTVM_API_KEY`); nothing is sent
+/// yet.
+///
+/// # Errors
+///
+/// [`Kind::Invalid`] for a URL that is none, [`Kind::Unauthenticated`] without a secret, [`Kind::Unavailable`] when
+/// no local server runs.
+pub fn connect(url: &str) -> Result<Arc<dyn Compute>> {
+    let target: Target = url.parse()?;
+    #[cfg(unix)]
+    if *target.platform() == Platform::Local {
+        return Ok(Connect::local(crate::local::default_socket()?)
+            .open()?
+            .compute);
+    }
+    let mut connect = Connect::new(target);
+    if let Ok(key) = std::env::var("FASTVM_API_KEY")
+        && !key.is_empty()
+    {
+        connect = connect.secret(Secret::new(key));
+    }
+    Ok(connect.open()?.compute)
+}
+
+/// A connection to make. Nothing is sent before the first call.
+#[derive(Debug)]
+pub struct Connect {
+    target: Target,
+    socket: Option<PathBuf>,
+    name: Option<String>,
+    secret: Option<Secret>,
+    user: Option<String>,
+    ca_file: Option<PathBuf>,
+}
+
+/// What a connection gives.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The compute verbs.
+    pub compute: Arc<dyn Compute>,
+    /// What requests go through: typed native operations and raw ones.
+    pub caller: Caller,
+}
+
+impl Connect {
+    /// To where a URL points.
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            socket: None,
+            name: None,
+            secret: None,
+            user: None,
+            ca_file: None,
+        }
+    }
+
+    /// To the local server behind this unix socket.
+    pub fn local(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: Some(socket.into()),
+            ..Self::new(Target::local())
+        }
+    }
+
+    /// The name that instances carry as their context; the URL when none is given.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// With this API key or password.
+    pub fn secret(mut self, secret: Secret) -> Self {
+        self.secret = Some(secret);
+        self
+    }
+
+    /// As this user, where the platform has users.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
+        self
+    }
+
+    /// Trusting the certificates in this file (PEM) besides the system's.
+    pub fn ca_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.ca_file = Some(file.into());
+        self
+    }
+
+    /// Makes the backend.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Unauthenticated`] where a secret is needed and none is given, [`Kind::Unsupported`] for a platform whose
+    /// compute verbs are not there yet.
+    pub fn open(self) -> Result<Connection> {
+        let name = self.name.clone().unwrap_or_else(|| self.target.to_string());
+        match self.target.platform() {
+            #[cfg(unix)]
+            Platform::Local => {
+                let socket = match self.socket {
+                    Some(socket) => socket,
+                    None => crate::local::default_socket()?,
+                };
+                let control = crate::local::control_client(&socket)?;
+                let caller = control.caller().clone();
+                let local = boxrig_compute::backend::local::Local::new(name, control);
+                Ok(Connection {
+                    compute: Arc::new(local),
+                    caller,
+                })
+            }
+            Platform::Fastvm => self.fastvm(name),
+            other => Err(Error::new(
+                Kind::Unsupported,
+                format!("the compute verbs do not reach {other} yet"),
+            )
+            .with_hint("they do reach local and fastvm")),
+        }
+    }
+
+    fn fastvm(self, name: String) -> Result<Connection> {
+        let secret = self.secret.filter(|s| !s.is_empty()).ok_or_else(|| {
+            Error::new(Kind::Unauthenticated, "fastvm needs an API key")
+                .with_hint("set FASTVM_API_KEY, or give the context one with --secret-from")
+        })?;
+        let mut http = Http::builder();
+        if let Some(file) = &self.ca_file {
+            http = http.ca_file(file)?;
+        }
+        let caller = Caller::new(
+            Arc::new(http.build()?),
+            BaseUrl::parse(&self.target.base())?,
+        )
+        .with_retry(boxrig_fastvm::Client::default_retries())
+        .with_auth(Arc::new(ApiKey::new(&secret)?));
+        let client = boxrig_fastvm::Client::new(caller.clone());
+        Ok(Connection {
+            compute: Arc::new(Fastvm::new(name, client)),
+            caller,
+        })
+    }
+}
+
+/// FastVM's credentials: the header `X-API-Key`.
+#[derive(Clone)]
+struct ApiKey(HeaderValue);
+
+impl ApiKey {
+    fn new(secret: &Secret) -> Result<Self> {
+        let mut value = HeaderValue::from_str(secret.expose())
+            .map_err(|_| Error::new(Kind::Invalid, "the API key cannot be sent in a header"))?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+}
+
+impl std::fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ApiKey")
+    }
+}
+
+impl Authorize for ApiKey {
+    fn headers(&self) -> BoxFuture<'_, Result<HeaderMap>> {
+        let mut headers = HeaderMap::new();
+        headers.insert(HeaderName::from_static("x-api-key"), self.0.clone());
+        Box::pin(async move { Ok(headers) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_needed_and_never_shown() {
+        let target: Target = "fastvm://host".parse().unwrap();
+        let e = Connect::new(target.clone()).open().unwrap_err();
+        assert_eq!(e.kind(), Kind::Unauthenticated);
+        let connect = Connect::new(target).secret(Secret::new("canary"));
+        assert!(!format!("{connect:?}").contains("canary"));
+        let made = connect.open().unwrap();
+        assert!(!format!("{made:?}").contains("canary"));
+    }
+
+    #[test]
+    fn platforms_to_come_are_refused_in_words() {
+        let target: Target = "convox://host/a/b".parse().unwrap();
+        assert_eq!(
+            Connect::new(target).open().unwrap_err().kind(),
+            Kind::Unsupported
+        );
+    }
+}
