@@ -54,6 +54,10 @@ fn compile(out: &Path) -> Result<(), Box<dyn Error>> {
         "-Clink-arg=-static",
         "-Clink-arg=-Wl,--build-id=none",
     ]);
+    if env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|library| library == "musl") {
+        // Else rustc adds the C library's start files by itself.
+        rustc.arg("-Clink-self-contained=no");
+    }
     // Flags for the workspace (coverage, sanitizers, a C library's features) are not for this program.
     rustc
         .env_remove("RUSTFLAGS")

@@ -69,7 +69,7 @@ fn available() -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "measures"]
 async fn a_thousand_idle_instances() {
-    let Some(rig) = rig().await else { return };
+    let Some(mut rig) = rig().await else { return };
     rig.instance("warm").await;
     let before = available();
     let started = Instant::now();
@@ -105,6 +105,11 @@ async fn a_thousand_idle_instances() {
         times.push(started.elapsed());
     }
     report("exec among 1000", times);
+    let elsewhere = tempfile::tempdir().unwrap();
+    rig.engine = crate::support::open(elsewhere.path()).await.unwrap();
+    let started = Instant::now();
+    rig.engine = crate::restart::reopen(rig.dir.path()).await;
+    println!("1000 taken over in {:?}", started.elapsed());
     let started = Instant::now();
     for info in rig.engine.list().await.unwrap() {
         rig.engine.delete(info.id()).await.unwrap();

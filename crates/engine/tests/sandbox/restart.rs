@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use crate::support::{id, open, rig};
 
 /// Opens the folder again once the runtime has let go of the old engine.
-async fn reopen(dir: &std::path::Path) -> std::sync::Arc<dyn boxrig_engine::Engine> {
+pub(crate) async fn reopen(dir: &std::path::Path) -> std::sync::Arc<dyn boxrig_engine::Engine> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         match open(dir).await {
@@ -28,7 +28,7 @@ fn child_server() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let engine = open(dir.as_ref()).await.unwrap();
-        for name in ["a", "b", "paused", "stopped", "dies"] {
+        for name in ["a", "b", "paused", "stopped", "dies", "unfinished"] {
             let mut spec = InstanceSpec::new(id(name));
             spec.main = Some(MainProcess {
                 argv: [
@@ -51,6 +51,14 @@ fn child_server() {
         std::fs::write(format!("{dir}/ready"), "").unwrap();
         std::future::pending::<()>().await;
     });
+}
+
+/// The host's process id of an instance's process 1, as it is written down.
+fn pid_of(root: &std::path::Path, name: &str) -> rustix::process::Pid {
+    let record = std::fs::read(root.join("instances").join(name).join("instance.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    let pid = record["run"]["pid"].as_i64().unwrap();
+    rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,14 +84,13 @@ async fn instances_outlive_a_killed_server() {
     }
     server.kill().unwrap();
     server.wait().unwrap();
-    let record: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(root.join("instances/dies/instance.json")).unwrap())
-            .unwrap();
-    let pid =
-        rustix::process::Pid::from_raw(record["run"]["pid"].as_i64().unwrap() as i32).unwrap();
+    let pid = pid_of(&root, "dies");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     // A creation that was cut off.
     std::fs::create_dir_all(root.join("instances/half/rw-0/upper")).unwrap();
+    // And one that was cut off between its start and its record.
+    let unfinished = pid_of(&root, "unfinished");
+    std::fs::remove_file(root.join("instances/unfinished/instance.json")).unwrap();
     let started = Instant::now();
     rig.engine = open(&root).await.unwrap();
     assert!(
@@ -111,6 +118,11 @@ async fn instances_outlive_a_killed_server() {
         expected.map(|(name, state)| (name.to_owned(), state))
     );
     assert!(!root.join("instances/half").exists());
+    assert!(!root.join("instances/unfinished").exists());
+    let gone = rustix::process::test_kill_process(unfinished);
+    let zombie = std::fs::read_to_string(format!("/proc/{unfinished}/stat"))
+        .is_ok_and(|stat| stat.contains(") Z "));
+    assert!(gone.is_err() || zombie);
     let ticks = rig.ok(&id("a"), "pgrep -c sh").await;
     assert!(ticks.parse::<u32>().unwrap() >= 1);
     // The log goes on, without a gap.
