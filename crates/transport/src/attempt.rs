@@ -1,243 +1,292 @@
-//! One try of a request: a connection, the request on it, the head of the answer.
+//! One try of a request, and how far it came.
 
 use std::sync::Arc;
 
-use boxrig_wire::{Error, Kind, Phase};
-use http::header::HOST;
-use http::{HeaderValue, Method, Response, Uri, Version};
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use boxrig_wire::{Duplex, Error, Kind, Phase, ReplyShape, UpgradeSlot, WireBody, ws};
+use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use hyper_util::rt::TokioIo;
+use tokio::sync::OwnedSemaphorePermit;
 
-use crate::body::{Inbound, Outbound, Payload};
-use crate::builder::Inner;
-use crate::connect::{Connected, hyper_io, origin};
-use crate::meter::{Metered, Written};
-use crate::pool::{Lease, Sender};
+use crate::body::{Inbound, Payload, Reading};
+use crate::meter::Written;
+use crate::pool::{Key, Lease, Pool, Sent};
 
-/// A request without its body, to be sent more than once.
-#[derive(Clone, Debug)]
-pub(crate) struct Head {
+/// What is sent, over all tries; a redirect changes `uri` and `headers`.
+pub(crate) struct Plan {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
-    pub(crate) headers: http::HeaderMap,
+    pub(crate) headers: HeaderMap,
+    pub(crate) payload: Payload,
+    pub(crate) reply: ReplyShape,
 }
 
-/// A try that gave no answer.
-#[derive(Debug)]
-pub(crate) struct Broken {
-    pub(crate) phase: Phase,
-    pub(crate) error: Error,
+/// How far the present try has come; outlives the try itself, which a deadline may cut off.
+#[derive(Default)]
+pub(crate) struct Trail {
+    exchange: Option<Exchange>,
 }
 
-impl Broken {
-    pub(crate) fn before(error: Error) -> Self {
-        Self {
-            phase: Phase::BeforeSend,
-            error,
-        }
-    }
-}
-
-/// Follows how far a try has come, also when its future is dropped at a deadline.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Track(Arc<std::sync::Mutex<Option<Sent>>>);
-
-#[derive(Debug)]
-enum Sent {
-    /// On a connection that is followed.
-    Seen(Seen),
-    /// It has to be taken for sent.
-    Unseen,
-}
-
-#[derive(Debug)]
-struct Seen {
-    /// The connection's counter and where it stood; `None` where it is shared by other requests.
+struct Exchange {
+    /// The counter, and what it showed at the start. `None` on a shared connection.
     written: Option<(Written, u64)>,
-    reading: Arc<crate::body::Reading>,
+    reading: Arc<Reading>,
 }
 
-impl Track {
-    fn set(&self, sent: Sent) {
-        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = Some(sent);
+impl Trail {
+    /// Nothing has left any more: before the first try, or when the last one is known not to have been taken.
+    pub(crate) fn clear(&mut self) {
+        self.exchange = None;
     }
 
-    /// From here on it has to be taken for sent.
-    pub(crate) fn sent_unseen(&self) {
-        self.set(Sent::Unseen);
-    }
-
-    /// How far it has come.
+    /// How much of the request has left.
     pub(crate) fn phase(&self) -> Phase {
-        match &*self.0.lock().unwrap_or_else(|e| e.into_inner()) {
-            None => Phase::BeforeSend,
-            Some(Sent::Seen(Seen {
-                written: Some((written, before)),
-                ..
-            })) if written.get() == *before => Phase::BeforeSend,
-            Some(Sent::Seen(seen)) if !seen.reading.ended() => Phase::MidBody,
-            Some(_) => Phase::AfterSend,
-        }
-    }
-}
-
-impl Inner {
-    /// Tries once, on a connection that is open or on a new one.
-    pub(crate) async fn attempt(
-        &self,
-        head: &Head,
-        payload: &Payload,
-        track: &Track,
-    ) -> Result<Response<Inbound>, Broken> {
-        let key = origin(&head.uri);
-        while let Some(sender) = self.pool.take(&key) {
-            // A kept connection may have been closed meanwhile; that shows here or not at all.
-            let ready = match sender {
-                Sender::H1(mut h1, written) => h1.ready().await.map(|()| Sender::H1(h1, written)),
-                Sender::H2(mut h2) => h2.ready().await.map(|()| Sender::H2(h2)),
-            };
-            if let Ok(sender) = ready {
-                return self.send_on(sender, &key, head, payload, track, None).await;
+        let Some(x) = &self.exchange else {
+            return Phase::BeforeSend;
+        };
+        if let Some((written, start)) = &x.written {
+            let left = written.get() - start;
+            if left == 0 {
+                return Phase::BeforeSend;
+            }
+            // Head and body together are longer than the body.
+            if x.reading.length().is_some_and(|n| left < n) {
+                return Phase::MidBody;
             }
         }
-        let connected = self
-            .connector
-            .connect(&head.uri, false)
-            .await
-            .map_err(Broken::before)?;
-        let via = connected.absolute.then(|| connected.proxy_auth.clone());
-        let sender = self.open(connected, &key).await.map_err(Broken::before)?;
-        self.send_on(sender, &key, head, payload, track, via).await
-    }
-
-    async fn open(&self, connected: Connected, key: &str) -> Result<Sender, Error> {
-        let refused = |e: hyper::Error| {
-            Error::new(Kind::Transport, format!("no HTTP with {key}")).with_source(e)
-        };
-        let (io, written) = Metered::new(connected.io);
-        if connected.http2 {
-            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(4 * 1024 * 1024)
-                .initial_connection_window_size(8 * 1024 * 1024)
-                .max_frame_size(64 * 1024)
-                .keep_alive_interval(std::time::Duration::from_secs(20))
-                .handshake(hyper_io(io))
-                .await
-                .map_err(refused)?;
-            tokio::spawn(async move {
-                if let Err(e) = connection.await {
-                    tracing::debug!(error = %e, "http/2 connection");
-                }
-            });
-            self.pool.share(key, &sender);
-            return Ok(Sender::H2(sender));
+        if x.reading.ended() {
+            Phase::AfterSend
+        } else {
+            Phase::MidBody
         }
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(512 * 1024)
-            .handshake(hyper_io(io))
+    }
+}
+
+/// A try without an answer.
+pub(crate) struct Broken {
+    pub(crate) error: Error,
+    /// Trying again cannot help.
+    pub(crate) permanent: bool,
+}
+
+/// An answer's head, with what reads the rest.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Inbound>,
+    /// Held until a short exchange is over.
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
+    /// The connection after a `101`.
+    pub(crate) upgraded: Option<Box<dyn Duplex>>,
+}
+
+/// Sends the request once. Connections that turn out to be closed before they took it do not count.
+pub(crate) async fn attempt(
+    pool: &Arc<Pool>,
+    plan: &Plan,
+    trail: &mut Trail,
+) -> Result<Answer, Broken> {
+    trail.clear();
+    let permanent = |error| Broken {
+        error,
+        permanent: true,
+    };
+    let https = plan.uri.scheme_str() == Some("https");
+    let authority = plan
+        .uri
+        .authority()
+        .ok_or_else(|| permanent(Error::new(Kind::Invalid, "the request has no address")))?;
+    let upgrade = matches!(plan.reply, ReplyShape::Socket | ReplyShape::Upgrade(_));
+    let key = Key {
+        https,
+        authority: authority.clone(),
+        http1: upgrade,
+    };
+    // Streams and sockets may stay open for hours, and so do not count.
+    let permit = match plan.reply {
+        ReplyShape::Whole => pool.permit(&key).await,
+        _ => None,
+    };
+    loop {
+        let mut lease = pool.lease(&key).await.map_err(|e| Broken {
+            error: e.error,
+            permanent: e.permanent,
+        })?;
+        let (request, reading, accept) = build(pool, plan, &lease).map_err(permanent)?;
+        trail.exchange = Some(Exchange {
+            written: lease.written().map(|w| (w.clone(), w.get())),
+            reading: reading.clone(),
+        });
+        let response = match lease.send(request).await {
+            Sent::Answer(response) => response,
+            Sent::NotTaken(e) => {
+                trail.clear();
+                if lease.reused && plan.payload.is_untouched() {
+                    continue;
+                }
+                return Err(broken(e));
+            }
+            Sent::Broken(e) => {
+                if never_processed(&e) {
+                    trail.clear();
+                }
+                return Err(broken(e));
+            }
+        };
+        return answer(response, lease, reading, plan, accept, permit).await;
+    }
+}
+
+/// A server's word in HTTP/2 that it has not looked at a request (RFC 9113 §8.7).
+fn never_processed(e: &hyper::Error) -> bool {
+    let mut at: Option<&(dyn std::error::Error + 'static)> = Some(e);
+    while let Some(e) = at {
+        if let Some(h2) = e.downcast_ref::<h2::Error>() {
+            return h2.is_remote() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+        }
+        at = e.source();
+    }
+    false
+}
+
+fn broken(e: hyper::Error) -> Broken {
+    let malformed = e.is_parse();
+    let error = if malformed {
+        Error::new(Kind::Protocol, "the answer is not HTTP")
+    } else if e.is_user() {
+        Error::new(Kind::Transport, "the request's body could not be read")
+    } else {
+        Error::new(Kind::Transport, "the connection broke before the answer")
+    };
+    Broken {
+        permanent: e.is_user(),
+        error: error.with_source(e),
+    }
+}
+
+type Built = (
+    Request<crate::body::Outbound>,
+    Arc<Reading>,
+    Option<String>,
+);
+
+/// The request as this connection wants it, and the websocket accept to expect.
+fn build(pool: &Pool, plan: &Plan, lease: &Lease) -> Result<Built, Error> {
+    let (outbound, reading) = plan.payload.outbound();
+    let mut request = Request::new(outbound);
+    *request.method_mut() = plan.method.clone();
+    let mut headers = plan.headers.clone();
+    let mut accept = None;
+    match plan.reply {
+        ReplyShape::Socket => accept = Some(ws::client_handshake(&mut headers)),
+        ReplyShape::Upgrade(token) => {
+            headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(UPGRADE, HeaderValue::from_static(token));
+        }
+        ReplyShape::Whole | ReplyShape::Stream => {}
+    }
+    if lease.is_h2() {
+        for name in [HOST, CONNECTION, UPGRADE, HeaderName::from_static("keep-alive")] {
+            headers.remove(name);
+        }
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = plan.uri.clone();
+    } else {
+        let https = plan.uri.scheme_str() == Some("https");
+        let authority = plan
+            .uri
+            .authority()
+            .ok_or_else(|| Error::new(Kind::Invalid, "the request has no address"))?;
+        if !headers.contains_key(HOST) {
+            let host = HeaderValue::from_str(authority.as_str())
+                .map_err(|e| Error::new(Kind::Invalid, "the host is not usable").with_source(e))?;
+            headers.insert(HOST, host);
+        }
+        *request.uri_mut() = match pool.dialer.forwarder(https, authority)? {
+            Some(proxy) => {
+                if let Some(value) = &proxy.authorization {
+                    headers.insert(http::header::PROXY_AUTHORIZATION, value.clone());
+                }
+                plan.uri.clone()
+            }
+            None => Uri::from(
+                plan.uri
+                    .path_and_query()
+                    .cloned()
+                    .unwrap_or_else(|| PathAndQuery::from_static("/")),
+            ),
+        };
+    }
+    *request.headers_mut() = headers;
+    Ok((request, reading, accept))
+}
+
+async fn answer(
+    mut response: Response<hyper::body::Incoming>,
+    lease: Lease,
+    reading: Arc<Reading>,
+    plan: &Plan,
+    accept: Option<String>,
+    permit: Option<OwnedSemaphorePermit>,
+) -> Result<Answer, Broken> {
+    let mut upgraded = None;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let wrong = |why: &str| Broken {
+            error: Error::new(Kind::Protocol, format!("a wrong switch of protocols: {why}")),
+            permanent: true,
+        };
+        let token = match plan.reply {
+            ReplyShape::Socket => "websocket",
+            ReplyShape::Upgrade(token) => token,
+            _ => return Err(wrong("none was asked for")),
+        };
+        let named = |name: HeaderName, token: &str| {
+            response
+                .headers()
+                .get_all(name)
+                .iter()
+                .filter_map(|v| v.to_str().ok())
+                .flat_map(|v| v.split(','))
+                .any(|part| part.trim().eq_ignore_ascii_case(token))
+        };
+        if !named(UPGRADE, token) {
+            return Err(wrong("the server switched to another protocol"));
+        }
+        if let Some(expected) = accept
+            && response
+                .headers()
+                .get(SEC_WEBSOCKET_ACCEPT)
+                .is_none_or(|v| v.as_bytes() != expected.as_bytes())
+        {
+            return Err(wrong("the server did not read the websocket's key"));
+        }
+        let io = hyper::upgrade::on(&mut response)
             .await
-            .map_err(refused)?;
-        tokio::spawn(async move {
-            if let Err(e) = connection.await {
-                tracing::debug!(error = %e, "http/1.1 connection");
+            .map_err(broken)?;
+        upgraded = Some(Box::new(TokioIo::new(io)) as Box<dyn Duplex>);
+    }
+    let response = response.map(|body| Inbound::new(body, lease, reading));
+    Ok(Answer {
+        response,
+        permit,
+        upgraded,
+    })
+}
+
+impl Answer {
+    /// The response as callers get it when its body is not read here.
+    pub(crate) fn into_response(self) -> Response<WireBody> {
+        let slot = self.upgraded.map(UpgradeSlot::connection);
+        let upgraded = slot.is_some();
+        let mut response = self.response.map(|body| {
+            if upgraded {
+                WireBody::empty()
+            } else {
+                WireBody::stream(body)
             }
         });
-        Ok(Sender::H1(sender, written))
-    }
-
-    /// `via` is set on a connection to a proxy that reads the requests, with its credentials. Such a
-    /// connection is not kept: another request on it would need the same treatment.
-    async fn send_on(
-        &self,
-        sender: Sender,
-        key: &str,
-        head: &Head,
-        payload: &Payload,
-        track: &Track,
-        via: Option<Option<HeaderValue>>,
-    ) -> Result<Response<Inbound>, Broken> {
-        let (body, reading) = payload.outbound();
-        let request = request(head, body, matches!(sender, Sender::H2(_)), via.as_ref());
-        let written = match &sender {
-            Sender::H1(_, written) => Some((written.clone(), written.get())),
-            Sender::H2(_) => None,
-        };
-        track.set(Sent::Seen(Seen {
-            written,
-            reading: reading.clone(),
-        }));
-        let (answer, kept) = match sender {
-            Sender::H1(mut h1, written) => {
-                let answer = h1.send_request(request).await;
-                (answer, via.is_none().then_some((h1, written)))
-            }
-            Sender::H2(mut h2) => (h2.send_request(request).await, None),
-        };
-        match answer {
-            Ok(answer) => {
-                let lease = Lease {
-                    pool: self.pool.clone(),
-                    key: key.to_owned(),
-                    sender: kept,
-                };
-                Ok(answer.map(|body| Inbound::new(body, lease, reading)))
-            }
-            Err(e) => {
-                // "Canceled" is hyper's word for a request that was never taken up by a connection.
-                let phase = if e.is_canceled() {
-                    Phase::BeforeSend
-                } else {
-                    track.phase()
-                };
-                let words = match phase {
-                    Phase::BeforeSend => "the connection was closed before the request was sent",
-                    Phase::MidBody => "the connection broke while the request was being sent",
-                    Phase::AfterSend => "the connection broke before the answer came",
-                };
-                Err(Broken {
-                    phase,
-                    error: Error::new(Kind::Transport, words).with_source(e),
-                })
-            }
+        if let Some(slot) = slot {
+            response.extensions_mut().insert(slot);
         }
+        response
     }
-}
-
-/// The request in the form the connection wants.
-pub(crate) fn request(
-    head: &Head,
-    body: Outbound,
-    http2: bool,
-    via: Option<&Option<HeaderValue>>,
-) -> http::Request<Outbound> {
-    let mut request = http::Request::new(body);
-    *request.method_mut() = head.method.clone();
-    *request.headers_mut() = head.headers.clone();
-    if http2 {
-        *request.version_mut() = Version::HTTP_2;
-        *request.uri_mut() = head.uri.clone();
-        return request;
-    }
-    if let Some(authority) = head.uri.authority()
-        && !request.headers().contains_key(HOST)
-        && let Ok(value) = HeaderValue::from_str(authority.as_str())
-    {
-        request.headers_mut().insert(HOST, value);
-    }
-    match via {
-        Some(auth) => {
-            *request.uri_mut() = head.uri.clone();
-            if let Some(auth) = auth {
-                request
-                    .headers_mut()
-                    .insert(http::header::PROXY_AUTHORIZATION, auth.clone());
-            }
-        }
-        None => {
-            let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
-            *request.uri_mut() = path.parse().unwrap_or_default();
-        }
-    }
-    request
 }

@@ -54,6 +54,7 @@ impl Payload {
         };
         let reading = Arc::new(Reading {
             ended: AtomicBool::new(hint.exact() == Some(0)),
+            length: hint.exact(),
         });
         let outbound = Outbound {
             body,
@@ -69,12 +70,17 @@ impl Payload {
 #[derive(Debug)]
 pub(crate) struct Reading {
     ended: AtomicBool,
+    length: Option<u64>,
 }
 
 impl Reading {
     /// Whether it was read to its end.
     pub(crate) fn ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
+    }
+    /// Its length, when it is known before.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.length
     }
 }
 

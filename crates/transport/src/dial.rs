@@ -8,12 +8,11 @@ use boxrig_wire::{Duplex, Error, Kind};
 use http::Uri;
 use http::uri::Authority;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower_service::Service;
 
-use crate::proxy::{Proxies, Proxy};
+use crate::proxy::{Gateway, Proxies};
 use crate::tls::{Tls, handshake_error};
 
 /// How a client gets to servers.
@@ -59,7 +58,7 @@ impl DialError {
 
 impl Dialer {
     /// The proxy that gets the request itself (plain HTTP), as opposed to a tunnel.
-    pub(crate) fn forwarder(&self, https: bool, to: &Authority) -> Result<Option<&Proxy>, Error> {
+    pub(crate) fn forwarder(&self, https: bool, to: &Authority) -> Result<Option<&Gateway>, Error> {
         if https || self.unix.is_some() {
             return Ok(None);
         }
@@ -198,7 +197,7 @@ async fn unix(_: &std::path::Path) -> Result<Box<dyn Duplex>, DialError> {
 const ANSWER_LIMIT: usize = 16 * 1024;
 
 /// Asks a proxy for a way through (RFC 9110 §9.3.6).
-async fn tunnel(io: &mut Box<dyn Duplex>, proxy: &Proxy, to: &Authority) -> Result<(), DialError> {
+async fn tunnel(io: &mut Box<dyn Duplex>, proxy: &Gateway, to: &Authority) -> Result<(), DialError> {
     let port = to.port_u16().unwrap_or(443);
     let target = format!("{}:{port}", to.host());
     let mut request =

@@ -8,47 +8,59 @@ use http::uri::Authority;
 use http::{HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
 
-/// Through which proxies requests go. Credentials in a proxy's URL are sent to the proxy as
-/// `Proxy-Authorization` and shown nowhere.
-///
-/// A loopback address is never proxied unless [`and_loopback`](Self::and_loopback) says so.
+/// Which proxy to go through. Credentials in a proxy's URL are sent to the proxy as `Proxy-Authorization` and
+/// shown nowhere. Loopback addresses are never proxied unless
+/// [`HttpBuilder::proxy_loopback`](crate::HttpBuilder::proxy_loopback) says so.
 #[derive(Clone, Debug, Default)]
-pub struct Proxies {
-    http: Option<Result<Proxy, String>>,
-    https: Option<Result<Proxy, String>>,
+pub enum Proxy {
+    /// What `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say, in lower or upper case, lower case
+    /// first. `HTTP_PROXY` in upper case is not read within CGI (`REQUEST_METHOD` is set), where a caller's
+    /// header could set it.
+    #[default]
+    Environment,
+    /// None.
+    None,
+    /// This one for everything: `http[s]://[USER:PASSWORD@]HOST[:PORT]`.
+    Url(boxrig_wire::Secret),
+}
+
+impl Proxy {
+    pub(crate) fn resolve(&self, loopback: bool) -> Result<Proxies, Error> {
+        let proxies = match self {
+            Self::Environment => Proxies::from_vars(|name| std::env::var(name).ok()),
+            Self::None => Proxies::default(),
+            Self::Url(url) => Proxies::all(url.expose())?,
+        };
+        Ok(Proxies { loopback, ..proxies })
+    }
+}
+
+/// The proxies in force.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Proxies {
+    http: Option<Result<Gateway, String>>,
+    https: Option<Result<Gateway, String>>,
     except: Vec<Exception>,
     loopback: bool,
 }
 
 /// One proxy.
 #[derive(Clone)]
-pub(crate) struct Proxy {
+pub(crate) struct Gateway {
     pub(crate) tls: bool,
     pub(crate) authority: Authority,
     pub(crate) authorization: Option<HeaderValue>,
 }
 
-impl fmt::Debug for Proxy {
+impl fmt::Debug for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Proxy({})", self.authority)
+        write!(f, "Gateway({})", self.authority)
     }
 }
 
 impl Proxies {
-    /// No proxy.
-    pub fn none() -> Self {
-        Self::default()
-    }
-
-    /// What the environment says: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`, in lower or upper
-    /// case, lower case first. `HTTP_PROXY` in upper case is not read within CGI (`REQUEST_METHOD` is set),
-    /// where a caller's header could set it.
-    pub fn from_env() -> Self {
-        Self::from_vars(|name| std::env::var(name).ok())
-    }
-
-    /// The same from other variables than the process'.
-    pub fn from_vars(var: impl Fn(&str) -> Option<String>) -> Self {
+    /// Reads them from variables.
+    fn from_vars(var: impl Fn(&str) -> Option<String>) -> Self {
         let cgi = var("REQUEST_METHOD").is_some();
         let get = |name: &str| {
             let upper = name.to_ascii_uppercase();
@@ -75,12 +87,8 @@ impl Proxies {
         }
     }
 
-    /// Everything through this proxy: `http[s]://[USER:PASSWORD@]HOST[:PORT]`.
-    ///
-    /// # Errors
-    ///
-    /// [`Kind::Invalid`] when it is no such URL.
-    pub fn all(url: &str) -> Result<Self, Error> {
+    /// Everything through one.
+    fn all(url: &str) -> Result<Self, Error> {
         let proxy = parse(url).map_err(|e| Error::new(Kind::Invalid, format!("the proxy {e}")))?;
         Ok(Self {
             http: Some(Ok(proxy.clone())),
@@ -89,14 +97,8 @@ impl Proxies {
         })
     }
 
-    /// Loopback addresses too.
-    pub fn and_loopback(mut self) -> Self {
-        self.loopback = true;
-        self
-    }
-
     /// The proxy for a target.
-    pub(crate) fn pick(&self, https: bool, target: &Authority) -> Result<Option<&Proxy>, Error> {
+    pub(crate) fn pick(&self, https: bool, target: &Authority) -> Result<Option<&Gateway>, Error> {
         let Some(proxy) = (if https { &self.https } else { &self.http }) else {
             return Ok(None);
         };
@@ -115,7 +117,7 @@ impl Proxies {
     }
 }
 
-fn parse(text: &str) -> Result<Proxy, String> {
+fn parse(text: &str) -> Result<Gateway, String> {
     // The text may hold a password: no error quotes it.
     let full = if text.contains("://") {
         text.to_owned()
@@ -151,7 +153,7 @@ fn parse(text: &str) -> Result<Proxy, String> {
             v
         })
     });
-    Ok(Proxy {
+    Ok(Gateway {
         tls,
         authority: host
             .parse()
@@ -296,7 +298,7 @@ mod tests {
         let cgi = proxies(&[("HTTP_PROXY", "p:1"), ("REQUEST_METHOD", "GET")]);
         assert_eq!(pick(&cgi, "http://h/"), None);
         assert_eq!(
-            pick(&Proxies::all("p:1").unwrap().and_loopback(), "http://[::1]/").as_deref(),
+            pick(&Proxy::Url("p:1".to_owned().into()).resolve(true).unwrap(), "http://[::1]/").as_deref(),
             Some("p:1")
         );
     }
