@@ -3,6 +3,8 @@
 //! The wire facts come from `api/fastvm.openapi.yaml` and from what was observed of the vendor's SDKs.
 
 #[cfg(feature = "client")]
+mod archive;
+#[cfg(feature = "client")]
 mod client;
 mod model;
 pub mod ops;
@@ -12,6 +14,8 @@ mod reply;
 mod ssh;
 mod types;
 
+#[cfg(feature = "client")]
+pub use archive::{Skipped, gzip::Level as CompressionLevel, unpack::OutsideLinks};
 #[cfg(feature = "client")]
 pub use client::*;
 pub use model::{Extra, Schema};

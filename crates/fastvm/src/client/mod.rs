@@ -1,8 +1,12 @@
 //! The client: one [`Client`], and a group of calls for each kind of resource.
 
+mod download;
 mod exec;
 mod launch;
 mod resources;
+mod storage;
+mod transfer;
+mod upload;
 mod vms;
 
 pub use exec::{Exec, ExecOutput, ExecStream};
@@ -11,6 +15,7 @@ pub use resources::{
     BucketMounts, Builds, Files, Me, Quotas, Services, SnapshotImports, Snapshots, SshKeys,
     VmVolumes, Volumes,
 };
+pub use transfer::{Checked, TransferOptions, TransferProgress, TransferReport};
 pub use vms::{ListVms, Vms};
 
 use boxrig_wire::{

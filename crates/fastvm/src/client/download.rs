@@ -1,0 +1,455 @@
+//! Files and directories out of machines.
+
+use std::fs::{self, File, FileTimes};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use boxrig_wire::{Error, Kind, Result, WireBody};
+use http::Response;
+use http_body::Body as _;
+use sha2::{Digest, Sha256};
+
+use super::Client;
+use super::storage::{self, announced_digest, download_policy, stalled};
+use super::transfer::{
+    CODE, Checked, TransferOptions, TransferProgress, TransferReport, blocking, check_remote,
+    guest, hex, plain, script,
+};
+use crate::archive::channel::{self, Message};
+use crate::archive::gzip::Level;
+use crate::archive::pack::cannot;
+use crate::archive::unpack::{Limits, Unpacked, set_mode, unpack};
+use crate::types::{ExecResponse, FilePresignResponse};
+
+/// The path is not there.
+const ENOENT: i32 = 44;
+
+/// Sends a path to the staging object and says what it is. Arguments: the path, the upload URL, whether to compress.
+///
+/// A pipe's status is that of its last command, so each command's is written to a third channel.
+const SEND: &str = r#"
+p=$1 u=$2 z=$3
+[ -e "$p" ] || [ -L "$p" ] || exit 44
+put() { curl -f -s -S -X PUT -H 'Content-Type: application/octet-stream' -o /dev/null -T - "$u"; }
+if [ -d "$p" ]; then
+  echo kind=directory
+  squeeze() { cat; }
+  if [ "$z" != 0 ] && command -v gzip >/dev/null 2>&1; then squeeze() { gzip "-$z"; }; fi
+  r=$({ { tar cf - -C "$p" . 3>&-; echo "tar=$?" >&3; } | { squeeze 3>&-; echo "gzip=$?" >&3; } | { put 3>&-; echo "curl=$?" >&3; }; } 3>&1)
+else
+  n=$(($(wc -c <"$p"))) || exit 67
+  printf 'kind=file\nsize=%s\n' "$n"
+  stat -L -c 'mode=%a
+mtime=%Y' "$p" 2>/dev/null
+  r=$({ { head -c "$n" "$p" 3>&-; echo "head=$?" >&3; } | { put 3>&-; echo "curl=$?" >&3; }; } 3>&1)
+  if command -v sha256sum >/dev/null 2>&1; then
+    x=$(head -c "$n" "$p" | sha256sum) && echo "sha256=${x%% *}"
+  fi
+fi
+printf '%s\n' "$r"
+exit 0
+"#;
+
+impl Client {
+    /// Copies a file or directory of a machine to the local disk.
+    ///
+    /// ```no_run
+    /// # async fn f(client: boxrig_fastvm::Client) -> boxrig_wire::Result<()> {
+    /// client.download("0b2e…", "/root/out.log", "./out.log").await?; // a file
+    /// client.download("0b2e…", "/var/log", "./log-backup").await?;   // a directory
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// A file takes the place of the local one in one step, when all of it is there and checked: a transfer that is cut
+    /// leaves what was there. The files of a directory are merged into the local one, each in one step. Modes, times and links
+    /// are kept; setuid bits, owners and devices are not. What the machine sends is not trusted: nothing is written outside the
+    /// local directory.
+    ///
+    /// # Errors
+    ///
+    /// * [`Kind::NotFound`] with code `ENOENT`: the machine has no such path. A question that was not answered in time is no
+    ///   such error.
+    /// * Code `hostile_archive`: what the machine sent would have left the directory.
+    /// * Code `file_transfer_failed`: a step in the machine failed; the error's body is what the command there answered.
+    pub async fn download(
+        &self,
+        vm_id: &str,
+        remote: &str,
+        local: impl AsRef<Path>,
+    ) -> Result<TransferReport> {
+        self.download_with(vm_id, remote, local, &TransferOptions::new())
+            .await
+    }
+
+    /// As [`download`](Self::download), with settings.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn download_with(
+        &self,
+        vm_id: &str,
+        remote: &str,
+        local: impl AsRef<Path>,
+        options: &TransferOptions,
+    ) -> Result<TransferReport> {
+        check_remote(remote)?;
+        download(self, vm_id, &plain(remote), local.as_ref(), options)
+            .await
+            .map_err(|e| e.context("download"))
+    }
+}
+
+/// What the machine says of what it sent.
+#[derive(Debug, Default)]
+struct Said {
+    directory: Option<bool>,
+    size: Option<u64>,
+    sha256: Option<String>,
+    mode: Option<u32>,
+    mtime: Option<i64>,
+    /// The exit codes of the commands, by name.
+    codes: Vec<(String, i32)>,
+}
+
+impl Said {
+    fn read(stdout: &str) -> Self {
+        let mut said = Self::default();
+        for (key, value) in stdout.lines().filter_map(|l| l.trim().split_once('=')) {
+            match key {
+                "kind" => said.directory = Some(value == "directory"),
+                "size" => said.size = value.parse().ok(),
+                "sha256" => said.sha256 = Some(value.to_owned()).filter(|v| v.len() == 64),
+                "mode" => said.mode = u32::from_str_radix(value, 8).ok(),
+                "mtime" => said.mtime = value.parse().ok(),
+                "tar" | "gzip" | "curl" | "head" => {
+                    if let Ok(code) = value.parse() {
+                        said.codes.push((key.to_owned(), code));
+                    }
+                }
+                _ => {}
+            }
+        }
+        said
+    }
+
+    /// The first command that failed. GNU tar ends with 1 when a file changed while it was read: the archive is whole then,
+    /// and its words are handed on.
+    fn failure(&self, stderr: &str) -> Option<(&str, i32)> {
+        let only_changed = !stderr.trim().is_empty()
+            && stderr
+                .lines()
+                .filter(|l| !l.trim().is_empty())
+                .all(|l| l.contains("file changed as we read it"));
+        let bad = |(name, code): &&(String, i32)| {
+            *code != 0 && !(name == "tar" && *code == 1 && only_changed)
+        };
+        self.codes
+            .iter()
+            .find(bad)
+            .map(|(name, code)| (name.as_str(), *code))
+    }
+}
+
+async fn download(
+    client: &Client,
+    vm_id: &str,
+    remote: &str,
+    local: &Path,
+    options: &TransferOptions,
+) -> Result<TransferReport> {
+    let vms = client.vms();
+    let staging = vms.files().presign(vm_id, remote).await?;
+    let level = match options.compression {
+        Level::None => "0".to_owned(),
+        Level::Fast => "1".to_owned(),
+        Level::Of(n) => n.clamp(1, 9).to_string(),
+    };
+    let args = [remote, staging.upload_url.expose(), &level];
+    let result = script(&vms, vm_id, SEND, &args, options.exec_timeout).await?;
+    let said = check(&result, remote)?;
+    if said.directory == Some(true) {
+        let asked = local.to_owned();
+        let report = again(client, || {
+            directory(client, &staging, asked.clone(), options)
+        })
+        .await?;
+        let words = result.stderr.trim();
+        return Ok(TransferReport {
+            warnings: (!words.is_empty()).then(|| words.into()),
+            ..report
+        });
+    }
+    again(client, || {
+        file(client, &staging, local.to_owned(), &said, options)
+    })
+    .await
+}
+
+/// What the command said, if it went well.
+fn check(result: &ExecResponse, remote: &str) -> Result<Said> {
+    if result.exit_code == ENOENT {
+        let remote = boxrig_wire::escape_line(remote);
+        return Err(guest(
+            result,
+            Kind::NotFound,
+            &format!("{remote} is not in the machine"),
+        )
+        .with_code("ENOENT"));
+    }
+    if result.exit_code != 0 {
+        return Err(guest(result, Kind::Failed, "the machine could not send it"));
+    }
+    let said = Said::read(&result.stdout);
+    if let Some((name, code)) = said.failure(&result.stderr) {
+        let what = format!("the machine could not send it: {name} ended with {code}");
+        return Err(guest(result, Kind::Failed, &what));
+    }
+    if said.directory.is_none() || said.codes.is_empty() {
+        return Err(guest(
+            result,
+            Kind::Protocol,
+            "the machine's shell did not say what it sent",
+        ));
+    }
+    Ok(said)
+}
+
+/// Fetches again what broke off.
+async fn again<T, F: Future<Output = Result<T>>>(
+    client: &Client,
+    mut get: impl FnMut() -> F,
+) -> Result<T> {
+    let policy = download_policy(client);
+    let mut attempt = 0;
+    loop {
+        match get().await {
+            Err(e)
+                if attempt < policy.max_retries
+                    && e.kind() == Kind::Transport
+                    && e.is_retryable() =>
+            {
+                tokio::time::sleep(policy.backoff(attempt, 0.5)).await;
+                attempt += 1;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Hands a body to a blocking thread; gives its length when it came to its end.
+async fn feed(
+    response: Response<WireBody>,
+    to: channel::Sender,
+    options: &TransferOptions,
+) -> Result<u64> {
+    let mut body = Box::pin(response.into_body());
+    let mut bytes = 0;
+    loop {
+        let frame = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx));
+        let frame = tokio::time::timeout(options.stall_timeout, frame)
+            .await
+            .map_err(|_| stalled(options.stall_timeout))?;
+        match frame {
+            None => break,
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    bytes += data.len() as u64;
+                    if to.send(Message::Data(data)).await.is_err() {
+                        // The other side says why.
+                        return Ok(bytes);
+                    }
+                }
+            }
+            Some(Err(e)) => {
+                return Err(Error::new(Kind::Transport, "the transfer broke off")
+                    .with_operation("getObject")
+                    .with_code(CODE)
+                    .with_source(e));
+            }
+        }
+    }
+    let _ = to.send(Message::End).await;
+    Ok(bytes)
+}
+
+/// A file that was received, not yet in its place.
+struct Received {
+    file: tempfile::NamedTempFile,
+    bytes: u64,
+    digest: String,
+}
+
+async fn file(
+    client: &Client,
+    staging: &FilePresignResponse,
+    local: PathBuf,
+    said: &Said,
+    options: &TransferOptions,
+) -> Result<TransferReport> {
+    let response = storage::get(client, &staging.download_url).await?;
+    let announced = announced_digest(&response);
+    let length = response
+        .headers()
+        .get(http::header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let (to, mut from) = channel::channel();
+    let progress = options.clone();
+    let total = said.size.or(length);
+    let asked = local.clone();
+    let writer = blocking(move || {
+        let target = target(&asked)?;
+        let parent = target.parent().filter(|p| !p.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).map_err(|e| cannot("make", parent, e))?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".boxrig-")
+            .suffix(".part")
+            .tempfile_in(parent)
+            .map_err(|e| cannot("write in", parent, e))?;
+        let mut hash = Sha256::new();
+        let mut bytes = 0;
+        while let Some(chunk) = from.chunk().map_err(|e| cannot("receive", &target, e))? {
+            file.as_file_mut()
+                .write_all(&chunk)
+                .map_err(|e| cannot("write", &target, e))?;
+            hash.update(&chunk);
+            bytes += chunk.len() as u64;
+            progress.report(TransferProgress {
+                bytes,
+                total,
+                entries: 0,
+            });
+        }
+        let digest = hex(&hash.finalize());
+        let received = Received {
+            file,
+            bytes,
+            digest,
+        };
+        Ok((received, target))
+    });
+    let (fed, written) = tokio::join!(feed(response, to, options), writer);
+    let (received, target) = both(fed, written)?.1;
+    let wrong = |what: &str| {
+        let hint = "it may have been changed while it was sent";
+        Error::new(
+            Kind::Failed,
+            format!("what was received is not what was sent: {what}"),
+        )
+        .with_code(CODE)
+        .with_hint(hint)
+    };
+    if said.size.is_some_and(|n| n != received.bytes) {
+        return Err(wrong("its length differs"));
+    }
+    if announced.is_some_and(|d| hex(&d) != received.digest) {
+        return Err(wrong("its checksum differs from the storage's"));
+    }
+    let checked = match &said.sha256 {
+        Some(sum) if *sum != received.digest => return Err(wrong("its checksum differs")),
+        Some(_) => Checked::Sha256,
+        None => Checked::Length,
+    };
+    let bytes = received.bytes;
+    let (mode, mtime) = (said.mode, said.mtime);
+    blocking(move || {
+        let finish = |file: &File| -> std::io::Result<()> {
+            let after = |s: i64| Some(UNIX_EPOCH + Duration::from_secs(u64::try_from(s).ok()?));
+            if let Some(time) = mtime.and_then(after) {
+                file.set_times(FileTimes::new().set_modified(time))?;
+            }
+            set_mode(file, mode.unwrap_or(0o644) & 0o777)
+        };
+        finish(received.file.as_file()).map_err(|e| cannot("finish", &target, e))?;
+        received
+            .file
+            .persist(&target)
+            .map_err(|e| cannot("replace", &target, e.error))?;
+        Ok(())
+    })
+    .await?;
+    Ok(TransferReport {
+        directory: false,
+        bytes,
+        entries: 1,
+        wire_bytes: bytes,
+        checked,
+        skipped: Vec::new(),
+        skipped_count: 0,
+        warnings: None,
+    })
+}
+
+/// Where a file goes: through a local link, never onto a directory.
+fn target(local: &Path) -> Result<PathBuf> {
+    let target = match fs::symlink_metadata(local) {
+        Ok(meta) if meta.is_symlink() => {
+            fs::canonicalize(local).map_err(|e| cannot("follow", local, e))?
+        }
+        _ => local.to_owned(),
+    };
+    if target.is_dir() {
+        let target = target.to_string_lossy();
+        return Err(Error::new(
+            Kind::Invalid,
+            format!(
+                "{} is a directory, and what is downloaded is a file",
+                boxrig_wire::escape_line(&target)
+            ),
+        )
+        .with_code(CODE));
+    }
+    Ok(target)
+}
+
+async fn directory(
+    client: &Client,
+    staging: &FilePresignResponse,
+    local: PathBuf,
+    options: &TransferOptions,
+) -> Result<TransferReport> {
+    let response = storage::get(client, &staging.download_url).await?;
+    let (to, from) = channel::channel();
+    let limits = Limits {
+        bytes: options.max_unpacked_bytes,
+        entries: options.max_entries,
+        outside_links: options.outside_links,
+    };
+    let progress = options.clone();
+    let unpacker = blocking(move || {
+        let mut seen = |entries, bytes| {
+            progress.report(TransferProgress {
+                bytes,
+                total: None,
+                entries,
+            });
+        };
+        unpack(&local, from, limits, &mut seen)
+    });
+    let (fed, unpacked) = tokio::join!(feed(response, to, options), unpacker);
+    let (wire_bytes, out): (u64, Unpacked) = both(fed, unpacked)?;
+    Ok(TransferReport {
+        directory: true,
+        bytes: out.bytes,
+        entries: out.entries,
+        wire_bytes,
+        checked: if out.gzip {
+            Checked::Gzip
+        } else {
+            Checked::Length
+        },
+        skipped: out.left_out.named,
+        skipped_count: out.left_out.count,
+        warnings: None,
+    })
+}
+
+/// Both halves of a transfer. A cut stream makes the writing half fail too; the cut is the reason then, else the writing.
+fn both<A, B>(fed: Result<A>, written: Result<B>) -> Result<(A, B)> {
+    match (fed, written) {
+        (Ok(a), Ok(b)) => Ok((a, b)),
+        (Err(e), _) | (Ok(_), Err(e)) => Err(e),
+    }
+}
