@@ -74,7 +74,7 @@ pub(crate) struct Broken {
 pub(crate) struct Answer {
     pub(crate) response: Response<Inbound>,
     /// Held until a short exchange is over.
-    pub(crate) permit: Option<OwnedSemaphorePermit>,
+    pub(crate) _permit: Option<OwnedSemaphorePermit>,
     /// The connection after a `101`.
     pub(crate) upgraded: Option<Box<dyn Duplex>>,
 }
@@ -163,11 +163,7 @@ fn broken(e: hyper::Error) -> Broken {
     }
 }
 
-type Built = (
-    Request<crate::body::Outbound>,
-    Arc<Reading>,
-    Option<String>,
-);
+type Built = (Request<crate::body::Outbound>, Arc<Reading>, Option<String>);
 
 /// The request as this connection wants it, and the websocket accept to expect.
 fn build(pool: &Pool, plan: &Plan, lease: &Lease) -> Result<Built, Error> {
@@ -185,7 +181,12 @@ fn build(pool: &Pool, plan: &Plan, lease: &Lease) -> Result<Built, Error> {
         ReplyShape::Whole | ReplyShape::Stream => {}
     }
     if lease.is_h2() {
-        for name in [HOST, CONNECTION, UPGRADE, HeaderName::from_static("keep-alive")] {
+        for name in [
+            HOST,
+            CONNECTION,
+            UPGRADE,
+            HeaderName::from_static("keep-alive"),
+        ] {
             headers.remove(name);
         }
         *request.version_mut() = Version::HTTP_2;
@@ -231,7 +232,10 @@ async fn answer(
     let mut upgraded = None;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let wrong = |why: &str| Broken {
-            error: Error::new(Kind::Protocol, format!("a wrong switch of protocols: {why}")),
+            error: Error::new(
+                Kind::Protocol,
+                format!("a wrong switch of protocols: {why}"),
+            ),
             permanent: true,
         };
         let token = match plan.reply {
@@ -259,15 +263,13 @@ async fn answer(
         {
             return Err(wrong("the server did not read the websocket's key"));
         }
-        let io = hyper::upgrade::on(&mut response)
-            .await
-            .map_err(broken)?;
+        let io = hyper::upgrade::on(&mut response).await.map_err(broken)?;
         upgraded = Some(Box::new(TokioIo::new(io)) as Box<dyn Duplex>);
     }
     let response = response.map(|body| Inbound::new(body, lease, reading));
     Ok(Answer {
         response,
-        permit,
+        _permit: permit,
         upgraded,
     })
 }

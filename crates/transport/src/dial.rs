@@ -84,20 +84,11 @@ impl Dialer {
         }
     }
 
-    async fn connect(
-        &self,
-        https: bool,
-        to: &Authority,
-        http1: bool,
-    ) -> Result<Dialed, DialError> {
+    async fn connect(&self, https: bool, to: &Authority, http1: bool) -> Result<Dialed, DialError> {
         let io = if let Some(path) = &self.unix {
             unix(path).await?
         } else {
-            match self
-                .proxies
-                .pick(https, to)
-                .map_err(DialError::permanent)?
-            {
+            match self.proxies.pick(https, to).map_err(DialError::permanent)? {
                 None => self.tcp(https, to).await?,
                 Some(proxy) => {
                     let mut io = self.tcp(proxy.tls, &proxy.authority).await?;
@@ -197,11 +188,14 @@ async fn unix(_: &std::path::Path) -> Result<Box<dyn Duplex>, DialError> {
 const ANSWER_LIMIT: usize = 16 * 1024;
 
 /// Asks a proxy for a way through (RFC 9110 §9.3.6).
-async fn tunnel(io: &mut Box<dyn Duplex>, proxy: &Gateway, to: &Authority) -> Result<(), DialError> {
+async fn tunnel(
+    io: &mut Box<dyn Duplex>,
+    proxy: &Gateway,
+    to: &Authority,
+) -> Result<(), DialError> {
     let port = to.port_u16().unwrap_or(443);
     let target = format!("{}:{port}", to.host());
-    let mut request =
-        format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").into_bytes();
+    let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").into_bytes();
     if let Some(value) = &proxy.authorization {
         request.extend_from_slice(b"Proxy-Authorization: ");
         request.extend_from_slice(value.as_bytes());

@@ -75,8 +75,10 @@ impl Transport for Http {
         Box::pin(async move {
             let authority = out.request.uri().authority();
             if authority.is_some_and(|a| a.as_str().contains('@')) {
-                return Err(Error::new(Kind::Invalid, "the address has credentials in it")
-                    .with_operation(out.operation));
+                return Err(
+                    Error::new(Kind::Invalid, "the address has credentials in it")
+                        .with_operation(out.operation),
+                );
             }
             out.request
                 .headers_mut()

@@ -31,7 +31,10 @@ impl Proxy {
             Self::None => Proxies::default(),
             Self::Url(url) => Proxies::all(url.expose())?,
         };
-        Ok(Proxies { loopback, ..proxies })
+        Ok(Proxies {
+            loopback,
+            ..proxies
+        })
     }
 }
 
@@ -65,7 +68,11 @@ impl Proxies {
         let get = |name: &str| {
             let upper = name.to_ascii_uppercase();
             var(name)
-                .or_else(|| (!(cgi && name == "http_proxy")).then(|| var(&upper)).flatten())
+                .or_else(|| {
+                    (!(cgi && name == "http_proxy"))
+                        .then(|| var(&upper))
+                        .flatten()
+                })
                 .map(|v| v.trim().to_owned())
                 .filter(|v| !v.is_empty())
         };
@@ -265,7 +272,10 @@ mod tests {
             ("HTTP_PROXY", "http://upper:1"),
             ("http_proxy", "lower:2"),
             ("ALL_PROXY", "https://all"),
-            ("NO_PROXY", "internal, .corp:8443,10.0.0.0/8 , fd00::/8,1.2.3.4"),
+            (
+                "NO_PROXY",
+                "internal, .corp:8443,10.0.0.0/8 , fd00::/8,1.2.3.4",
+            ),
         ]);
         assert_eq!(pick(&p, "http://h/").as_deref(), Some("lower:2"));
         assert_eq!(pick(&p, "https://h/").as_deref(), Some("all:443"));
@@ -298,7 +308,11 @@ mod tests {
         let cgi = proxies(&[("HTTP_PROXY", "p:1"), ("REQUEST_METHOD", "GET")]);
         assert_eq!(pick(&cgi, "http://h/"), None);
         assert_eq!(
-            pick(&Proxy::Url("p:1".to_owned().into()).resolve(true).unwrap(), "http://[::1]/").as_deref(),
+            pick(
+                &Proxy::Url("p:1".to_owned().into()).resolve(true).unwrap(),
+                "http://[::1]/"
+            )
+            .as_deref(),
             Some("p:1")
         );
     }

@@ -10,8 +10,11 @@ pub(crate) fn is_redirect(status: StatusCode) -> bool {
 }
 
 fn refused(why: &str) -> Error {
-    Error::new(Kind::Protocol, format!("a redirect was not followed: {why}"))
-        .with_hint("use the address it leads to, if you trust it")
+    Error::new(
+        Kind::Protocol,
+        format!("a redirect was not followed: {why}"),
+    )
+    .with_hint("use the address it leads to, if you trust it")
 }
 
 /// The target of a `Location`, seen from `from` (RFC 3986 §5.2, http and https only).
@@ -39,7 +42,9 @@ pub(crate) fn target(from: &Uri, location: &[u8]) -> Result<Uri, Error> {
         return Err(refused("it names no target"));
     } else {
         let folder = from.path().rsplit_once('/').map_or("", |(f, _)| f);
-        let (path, query) = text.split_once('?').map_or((text, None), |(p, q)| (p, Some(q)));
+        let (path, query) = text
+            .split_once('?')
+            .map_or((text, None), |(p, q)| (p, Some(q)));
         let path = without_dots(&format!("{folder}/{path}"));
         match query {
             Some(q) => format!("{origin}{path}?{q}"),
@@ -95,8 +100,11 @@ fn without_dots(path: &str) -> String {
 /// Whether scheme, host and port are the same.
 pub(crate) fn same_origin(a: &Uri, b: &Uri) -> bool {
     let port = |u: &Uri| {
-        u.port_u16()
-            .unwrap_or(if u.scheme_str() == Some("https") { 443 } else { 80 })
+        u.port_u16().unwrap_or(if u.scheme_str() == Some("https") {
+            443
+        } else {
+            80
+        })
     };
     let host = |u: &Uri| u.host().map(str::to_ascii_lowercase);
     a.scheme() == b.scheme() && host(a) == host(b) && port(a) == port(b)
@@ -144,15 +152,29 @@ mod tests {
             ("?q", "https://h:8/a/b?q"),
             ("..", "https://h:8/"),
         ] {
-            assert_eq!(to("https://h:8/a/b?c", location).as_deref(), Ok(expected), "{location}");
+            assert_eq!(
+                to("https://h:8/a/b?c", location).as_deref(),
+                Ok(expected),
+                "{location}"
+            );
         }
     }
 
     #[test]
     fn what_is_not_followed() {
         for bad in [
-            "http://h/", "unix:///run/x", "unix:/x", "file:///etc/passwd", "ftp://h/", "",
-            "https://u:p@h/", "https://", "javascript:alert(1)", "//", "/a b", "http+unix://x/",
+            "http://h/",
+            "unix:///run/x",
+            "unix:/x",
+            "file:///etc/passwd",
+            "ftp://h/",
+            "",
+            "https://u:p@h/",
+            "https://",
+            "javascript:alert(1)",
+            "//",
+            "/a b",
+            "http+unix://x/",
             "/\u{1b}[2J",
         ] {
             assert!(to("https://h/a", bad).is_err(), "{bad:?}");
@@ -173,13 +195,23 @@ mod tests {
     #[test]
     fn credentials_by_name_and_by_mark() {
         let mut h = HeaderMap::new();
-        for name in ["authorization", "cookie", "x-api-key", "rack", "host", "accept"] {
+        for name in [
+            "authorization",
+            "cookie",
+            "x-api-key",
+            "rack",
+            "host",
+            "accept",
+        ] {
             h.insert(name, "v".parse().unwrap());
         }
         let mut secret: http::HeaderValue = "v".parse().unwrap();
         secret.set_sensitive(true);
         h.insert("x-own", secret);
         strip_credentials(&mut h);
-        assert_eq!(h.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+        assert_eq!(
+            h.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            ["accept"]
+        );
     }
 }

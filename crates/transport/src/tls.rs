@@ -70,7 +70,7 @@ pub(crate) fn fingerprint(hex: &str) -> Result<[u8; 32], Error> {
     let wrong = || invalid("a pin is the SHA-256 of a certificate: 64 hex digits");
     let digits: Vec<u8> = hex.bytes().filter(|b| *b != b':').collect();
     let mut out = [0; 32];
-    if digits.len() != 64 {
+    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
         return Err(wrong());
     }
     for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
