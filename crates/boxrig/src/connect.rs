@@ -139,7 +139,7 @@ impl Connect {
         })?;
         let mut http = Http::builder();
         if let Some(file) = &self.ca_file {
-            http = http.ca_file(file)?;
+            http = http.ca_file(file)?.and_system_roots();
         }
         let caller = Caller::new(
             Arc::new(http.build()?),
