@@ -123,3 +123,58 @@ async fn a_request_line_addresses_one_segment() {
     }
     server.stop().await;
 }
+
+#[tokio::test]
+async fn slow_heads_and_silence_are_cut_off() {
+    let server = Server::with(|mut config| {
+        config.patience = Duration::from_millis(300);
+        config.engine(boxrig_engine::Selection::Memory)
+    })
+    .await
+    .unwrap();
+    let address = server.url().replace("http://", "");
+    let mut silent = TcpStream::connect(&address).await.unwrap();
+    let slow = TcpStream::connect(&address).await.unwrap();
+    let (mut read, mut write) = slow.into_split();
+    let drip = tokio::spawn(async move {
+        for byte in b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nx: "
+            .iter()
+            .chain([b'y'; 500].iter())
+        {
+            if write.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let started = Instant::now();
+    let mut answer = Vec::new();
+    let ends = async {
+        let _ = read.read_to_end(&mut answer).await;
+        let mut nothing = Vec::new();
+        let _ = silent.read_to_end(&mut nothing).await;
+        assert!(nothing.is_empty());
+    };
+    tokio::time::timeout(Duration::from_secs(3), ends)
+        .await
+        .unwrap();
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
+    drip.abort();
+    // A handshake that does not come is cut off too.
+    let mut tls = TcpStream::connect(&address).await.unwrap();
+    tls.write_all(&[0x16, 3, 1]).await.unwrap();
+    let mut rest = Vec::new();
+    let cut = tokio::time::timeout(Duration::from_secs(3), tls.read_to_end(&mut rest)).await;
+    assert!(cut.is_ok());
+    assert!(
+        raw(&server, &get("/healthz", ""))
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+    server.stop().await;
+}
