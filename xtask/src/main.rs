@@ -1,6 +1,8 @@
 //! Development tasks: `cargo xtask <task>`.
 
 mod coverage;
+#[cfg(test)]
+mod fastvm_document;
 mod licences;
 mod openapi;
 mod peers;
