@@ -41,6 +41,9 @@ pub struct ServerConfig {
     pub virtual_clock: bool,
     /// Faults from the start on.
     pub faults: Script,
+    /// A request's head must be complete after this long, a TLS handshake too, and a connection without a request is
+    /// closed after it.
+    pub patience: Duration,
     /// What FastVM's machines and snapshots may use together.
     pub quotas: QuotaLimits,
     /// End after this long without a request, if there are no instances.
@@ -63,6 +66,7 @@ impl ServerConfig {
             seed_ids: None,
             virtual_clock: false,
             faults: Script::default(),
+            patience: crate::listen::PATIENCE,
             quotas: QuotaLimits::default(),
             idle_exit: None,
         }

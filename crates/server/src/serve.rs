@@ -34,6 +34,8 @@ pub const API_VERSION: u32 = 1;
 
 /// How long requests may go on after the server was told to end. With what comes after it, the end is within 5 s.
 const FINISH: Duration = Duration::from_secs(3);
+/// How long what was told to end may take to let go of the engine.
+const LET_GO: Duration = Duration::from_millis(500);
 /// The bundle of roots is written anew when it is older: the system's roots change with its updates.
 const BUNDLE_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Acknowledges changes of the state without saving them; see [`crate::faults`].
@@ -188,7 +190,7 @@ impl Server {
         let activity = Arc::new(Activity::default());
         let service = service(Arc::new(front), activity.clone());
         let stop = Stop::default();
-        let connections = Connections::as_allowed();
+        let connections = Connections::as_allowed(config.patience);
         let mut tasks = JoinSet::new();
         let mut sockets = Vec::new();
         #[cfg(unix)]
@@ -234,7 +236,7 @@ impl Server {
             connections,
             tasks,
             sockets,
-            _lock: lock,
+            lock: Some(lock),
         })
     }
 }
@@ -488,7 +490,7 @@ pub struct Running {
     connections: Connections,
     tasks: JoinSet<()>,
     sockets: Vec<PathBuf>,
-    _lock: File,
+    lock: Option<File>,
 }
 
 impl std::fmt::Debug for Running {
@@ -560,6 +562,20 @@ impl Running {
         }
         self.core.store.close().await;
         self.tasks.shutdown().await;
+        // Tasks that were told to end still hold the engine until they have been dropped; the data directory is held
+        // until then, so that the next server finds all of it free.
+        let _lock = self.lock.take();
+        let core = Arc::downgrade(&self.core);
+        let engine = Arc::downgrade(&self.core.engine);
+        drop(self);
+        let gone = async {
+            while core.strong_count() + engine.strong_count() > 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        if tokio::time::timeout(LET_GO, gone).await.is_err() {
+            tracing::warn!("something still holds the engine");
+        }
     }
 
     /// Runs until SIGTERM, SIGINT or [`Running::end_asked`], then ends in order.

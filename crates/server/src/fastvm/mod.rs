@@ -43,8 +43,8 @@ use state::{State, engine_error};
 
 use crate::core::{Core, Platform};
 use crate::listen;
-use crate::router::{Call, Peer, RequestInfo, Router};
-use crate::state::lock;
+use crate::router::{Call, Peer, RequestInfo, Router, error};
+use crate::state::{StateError, lock};
 
 /// What handlers get.
 type Cx = Call<FastVmState>;
@@ -173,12 +173,18 @@ impl Platform for Fastvm {
 
     fn ready(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            let (router, state) = (self.router.clone(), self.state.clone());
+            // Weak: the state holds its guests, and would hold itself by them.
+            let (router, state) = (self.router.clone(), Arc::downgrade(&self.state));
             self.state
                 .guests
                 .serve_with(listen::service(move |info, request| {
-                    let (router, state) = (router.clone(), state.clone());
-                    async move { router.route(state, info, request).await }
+                    let (router, state) = (router.clone(), state.upgrade());
+                    async move {
+                        match state {
+                            Some(state) => router.route(state, info, request).await,
+                            None => error::<FastVm>(&StateError::Closed.into()),
+                        }
+                    }
                 }));
             let mut tasks = lock(&self.tasks);
             tasks.spawn(timers(self.state.clone()));
@@ -216,6 +222,15 @@ impl Platform for Fastvm {
             }
             self.state.queue.clear();
             Ok(())
+        })
+    }
+
+    fn reload(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if let Err(e) = recover::recover(&self.state).await {
+                tracing::error!(error = %e, "the loaded state could not be brought together with the engine");
+            }
+            guest::reach_all(&self.state).await;
         })
     }
 

@@ -11,6 +11,7 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, Sleep};
 
 use crate::router::{Around, RequestInfo};
 use crate::state::lock;
@@ -282,7 +283,7 @@ impl Around for Faults {
                 } => answered(status, retry_after),
                 Action::Cut { bytes } => next
                     .await
-                    .map(|body| WireBody::stream(Cut { body, left: bytes })),
+                    .map(|body| WireBody::stream(Cut::new(body, bytes))),
                 Action::Delay { delay_ms } => {
                     tokio::time::sleep(Duration::from_millis(delay_ms)).await;
                     next.await
@@ -317,7 +318,22 @@ fn answered(status: u16, retry_after: Option<u64>) -> Response<WireBody> {
 struct Cut {
     body: WireBody,
     left: u64,
+    /// What was sent before must be on its way: hyper throws away what it holds when a body fails.
+    pause: Pin<Box<Sleep>>,
 }
+
+impl Cut {
+    fn new(body: WireBody, bytes: u64) -> Self {
+        Self {
+            body,
+            left: bytes,
+            pause: Box::pin(tokio::time::sleep(FLUSH)),
+        }
+    }
+}
+
+/// Between the last byte and the break.
+const FLUSH: Duration = Duration::from_millis(50);
 
 impl Body for Cut {
     type Data = Bytes;
@@ -328,6 +344,7 @@ impl Body for Cut {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.left == 0 {
+            std::task::ready!(self.pause.as_mut().poll(cx));
             return Poll::Ready(Some(Err("cut by a fault script".into())));
         }
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
@@ -336,6 +353,7 @@ impl Body for Cut {
                 Ok(data) => {
                     let keep = usize::try_from(self.left).map_or(data.len(), |n| n.min(data.len()));
                     self.left -= keep as u64;
+                    self.pause.as_mut().reset(Instant::now() + FLUSH);
                     Frame::data(data.slice(..keep))
                 }
                 Err(frame) => frame,
@@ -434,10 +452,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cut_body_breaks() {
-        let body = WireBody::stream(Cut {
-            body: WireBody::full("0123456789"),
-            left: 4,
-        });
+        let body = WireBody::stream(Cut::new(WireBody::full("0123456789"), 4));
         assert_eq!(body.size_hint().exact(), Some(10));
         let e = body.collect(100).await.unwrap_err();
         assert!(e.to_string().contains("cut"));

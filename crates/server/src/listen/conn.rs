@@ -26,8 +26,8 @@ pub type Service = Arc<
         + Sync,
 >;
 
-/// A request's head must be complete after this long; a connection without a request is closed after it too.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may keep the server waiting.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Most headers of a request.
 const MAX_HEADERS: usize = 128;
 /// Most bytes of a request's head.
@@ -42,6 +42,9 @@ pub struct About {
     pub tls: bool,
     /// The fingerprint of the client's certificate.
     pub client_cert: Option<String>,
+    /// A request's head must be complete after this long, a TLS handshake too, and a connection without a request is
+    /// closed after it.
+    pub patience: Duration,
 }
 
 impl About {
@@ -51,6 +54,7 @@ impl About {
             peer,
             tls: false,
             client_cert: None,
+            patience: PATIENCE,
         }
     }
 }
@@ -61,7 +65,7 @@ where
     I: Duplex + 'static,
 {
     let serve = async {
-        match Started::read(io, HEAD_TIMEOUT).await {
+        match Started::read(io, about.patience).await {
             Some(started) if started.bytes.starts_with(b"PRI") => {
                 serve_h2(started, about, service, &stop).await;
             }
@@ -85,7 +89,7 @@ pub(super) async fn serve_h1<I: Duplex + 'static>(
     let of_answer = upgraded.clone();
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(about.patience)
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEAD)
         .serve_connection(
@@ -129,7 +133,7 @@ pub(super) async fn serve_h2<I: Duplex + 'static>(
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(4 * 1024 * 1024)
         .max_frame_size(64 * 1024)
-        .keep_alive_interval(HEAD_TIMEOUT)
+        .keep_alive_interval(about.patience)
         .serve_connection(
             TokioIo::new(io),
             service_fn(move |request| {

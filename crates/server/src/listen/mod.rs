@@ -6,6 +6,7 @@ mod tcp;
 #[cfg(unix)]
 mod unix;
 
+pub(crate) use conn::PATIENCE;
 pub use conn::{About, Service, serve_connection, service};
 pub use stop::Stop;
 pub use tcp::serve_tcp;
@@ -22,20 +23,29 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub struct Connections {
     slots: Arc<Semaphore>,
     most: u32,
+    patience: Duration,
 }
 
 impl Connections {
-    /// At most `most` connections at a time; further ones wait to be accepted.
-    pub fn new(most: u32) -> Self {
+    /// At most `most` connections at a time; further ones wait to be accepted. `patience` is [`About::patience`].
+    pub fn new(most: u32, patience: Duration) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(most as usize)),
             most,
+            patience,
         }
     }
 
     /// As many as the process may have open files, less what it needs itself, and at most 20,000.
-    pub fn as_allowed() -> Self {
-        Self::new(open_files().saturating_sub(256).clamp(64, 20_000))
+    pub fn as_allowed(patience: Duration) -> Self {
+        Self::new(open_files().saturating_sub(256).clamp(64, 20_000), patience)
+    }
+
+    fn about(&self, peer: crate::router::Peer) -> About {
+        About {
+            patience: self.patience,
+            ..About::plain(peer)
+        }
     }
 
     /// How many are open.

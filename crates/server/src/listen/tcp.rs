@@ -1,7 +1,5 @@
 //! The TCP port: HTTP, and TLS told apart from it by the first byte.
 
-use std::time::Duration;
-
 use tokio::net::{TcpListener, TcpStream};
 
 use super::conn::{Started, serve_h1, serve_h2};
@@ -9,8 +7,6 @@ use super::{ACCEPT_PAUSE, About, Connections, Service, Stop};
 use crate::router::Peer;
 use crate::tls::Tls;
 
-/// A client must start within this long, and finish a TLS handshake within it.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// The first byte of a TLS handshake (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -39,7 +35,7 @@ pub async fn serve_tcp(
         let Some(slot) = connections.slot().await else {
             return;
         };
-        let about = About::plain(Peer::Tcp(from));
+        let about = connections.about(Peer::Tcp(from));
         let (tls, service, stop) = (tls.clone(), service.clone(), stop.clone());
         tokio::spawn(async move {
             let _slot = slot;
@@ -61,7 +57,7 @@ async fn serve(
     // Small answers go out at once (Nagle's algorithm would wait for the client's acknowledgement).
     let _ = stream.set_nodelay(true);
     let started = tokio::select! {
-        started = Started::read(stream, PATIENCE) => started,
+        started = Started::read(stream, about.patience) => started,
         // A connection without a request has nothing to be finished.
         () = stop.finishing() => None,
     };
@@ -74,7 +70,7 @@ async fn serve(
         };
     }
     let Some(tls) = tls else { return };
-    match tokio::time::timeout(PATIENCE, Box::pin(tls.accept(started))).await {
+    match tokio::time::timeout(about.patience, Box::pin(tls.accept(started))).await {
         Ok(Ok(stream)) => {
             let facts = stream.get_ref().1;
             about.tls = true;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tokio::net::UnixListener;
 
-use super::{ACCEPT_PAUSE, About, Connections, Service, Stop, serve_connection};
+use super::{ACCEPT_PAUSE, Connections, Service, Stop, serve_connection};
 use crate::files;
 use crate::router::Peer;
 
@@ -111,9 +111,10 @@ pub async fn serve_unix(
             return;
         };
         let (service, stop) = (service.clone(), stop.clone());
+        let about = connections.about(peer);
         tokio::spawn(async move {
             let _slot = slot;
-            serve_connection(stream, About::plain(peer), service, stop).await;
+            serve_connection(stream, about, service, stop).await;
         });
     }
 }
