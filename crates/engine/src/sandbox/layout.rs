@@ -76,12 +76,12 @@ pub(super) fn write_plan(spec: &Launch<'_>) -> (Plan, Vec<Tree>) {
         plan.write("map user ids", "/proc/self/setgroups", "deny");
         plan.write(
             "map user ids",
-            "root/proc/self/uid_map",
+            "/proc/self/uid_map",
             &format!("0 {uid} 1\n"),
         );
         plan.write(
             "map user ids",
-            "root/proc/self/gid_map",
+            "/proc/self/gid_map",
             &format!("0 {gid} 1\n"),
         );
     }

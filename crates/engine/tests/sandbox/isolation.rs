@@ -396,3 +396,33 @@ async fn without_a_network_nothing_leaves() {
         assert!(!rig.sh(vm, &script).await.status.success());
     }
 }
+
+/// The dialler takes every connection, and refuses to make those that lead to the host.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_is_not_reached_by_its_addresses() {
+    let Some(rig) = rig().await else { return };
+    let vm = rig.instance("dial").await;
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut addresses = vec![
+        "127.0.0.1".to_owned(),
+        "0.0.0.0".to_owned(),
+        "127.1.2.3".to_owned(),
+    ];
+    // The address this host would use to the outside; nothing is sent.
+    let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    if probe.connect("203.0.113.1:9").is_ok() {
+        addresses.push(probe.local_addr().unwrap().ip().to_string());
+    }
+    for address in &addresses {
+        let script = format!(
+            "python3 -c 'import socket\ns=socket.create_connection((\"{address}\",{port}),3)\ns.sendall(b\"x\")\nassert s.recv(1)'"
+        );
+        assert!(!rig.sh(&vm, &script).await.status.success(), "{address}");
+    }
+    let seen = listener.accept();
+    assert!(seen.is_err(), "{seen:?} arrived; addresses {addresses:?}");
+    let counted = rig.engine.stats(&vm).await.unwrap();
+    assert_eq!(counted.net_received_bytes, Some(0));
+}
