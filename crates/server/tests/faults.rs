@@ -123,6 +123,30 @@ async fn the_same_seed_gives_the_same_identifiers() {
     assert_ne!(seen[0], seen[2]);
 }
 
+/// A saved inventory comes back with its machines, and its clocks go on.
+#[tokio::test]
+async fn machines_are_saved_and_loaded() {
+    let first = server("", 1).await;
+    for _ in 0..2 {
+        raw(&first, &launch(&first)).await;
+    }
+    let before = ids(&list(&first).await);
+    let saved = support::control(&first).save().await.unwrap();
+    first.stop().await;
+    let second = server("", 2).await;
+    support::control(&second).load(saved).await.unwrap();
+    let listing = list(&second).await;
+    assert_eq!(ids(&listing), before);
+    assert_eq!(
+        listing.matches(r#""status":"running""#).count(),
+        2,
+        "{listing}"
+    );
+    support::control(&second).reset().await.unwrap();
+    assert!(ids(&list(&second).await).is_empty());
+    second.stop().await;
+}
+
 /// How long a server takes to be ready; the figure is printed, not judged: the machine may be busy.
 #[tokio::test]
 async fn starting_is_quick() {
