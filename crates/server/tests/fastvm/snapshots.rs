@@ -61,7 +61,7 @@ async fn a_snapshot_keeps_the_configuration() {
         (snapshot.vm_id.as_str(), snapshot.status.as_str()),
         (origin.id.as_str(), "ready")
     );
-    assert_eq!(list(&api).await, [snapshot.clone()]);
+    assert_eq!(list(&api).await, std::slice::from_ref(&snapshot));
     let rename = UpdateSnapshotRequest {
         name: Some(" re  named ".to_owned()),
         ..Default::default()
