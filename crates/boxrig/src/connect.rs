@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use boxrig_compute::backend::fastvm::Fastvm;
+#[cfg(unix)]
+use boxrig_compute::backend::local::Local;
 use boxrig_compute::{Compute, Platform};
 use boxrig_transport::Http;
 use boxrig_wire::{Authorize, BaseUrl, BoxFuture, Caller, Error, Kind, Result, Secret};
@@ -11,20 +13,18 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::Target;
 
-/// The compute API of a context URL. The secret comes from the platform's own variable (`FASTVM_API_KEY`); nothing is sent
-/// yet.
+/// The compute API of a context URL. The secret comes from the platform's own variable (`FASTVM_API_KEY`).
 ///
 /// # Errors
 ///
 /// [`Kind::Invalid`] for a URL that is none, [`Kind::Unauthenticated`] without a secret, [`Kind::Unavailable`] when
 /// no local server runs.
-pub fn connect(url: &str) -> Result<Arc<dyn Compute>> {
+pub async fn connect(url: &str) -> Result<Arc<dyn Compute>> {
     let target: Target = url.parse()?;
     #[cfg(unix)]
     if *target.platform() == Platform::Local {
-        return Ok(Connect::local(crate::local::default_socket()?)
-            .open()?
-            .compute);
+        let socket = crate::local::default_socket()?;
+        return Ok(Connect::local(socket).open().await?.compute);
     }
     let mut connect = Connect::new(target);
     if let Ok(key) = std::env::var("FASTVM_API_KEY")
@@ -32,10 +32,10 @@ pub fn connect(url: &str) -> Result<Arc<dyn Compute>> {
     {
         connect = connect.secret(Secret::new(key));
     }
-    Ok(connect.open()?.compute)
+    Ok(connect.open().await?.compute)
 }
 
-/// A connection to make. Nothing is sent before the first call.
+/// A connection to make.
 #[derive(Debug)]
 pub struct Connect {
     target: Target,
@@ -44,6 +44,8 @@ pub struct Connect {
     secret: Option<Secret>,
     user: Option<String>,
     ca_file: Option<PathBuf>,
+    #[cfg(unix)]
+    info: Option<boxrig_server::control::Info>,
 }
 
 /// What a connection gives.
@@ -65,6 +67,8 @@ impl Connect {
             secret: None,
             user: None,
             ca_file: None,
+            #[cfg(unix)]
+            info: None,
         }
     }
 
@@ -100,13 +104,20 @@ impl Connect {
         self
     }
 
-    /// Makes the backend.
+    /// With what a local server has said of itself already, which is then not asked for again.
+    #[cfg(unix)]
+    pub fn info(mut self, info: boxrig_server::control::Info) -> Self {
+        self.info = Some(info);
+        self
+    }
+
+    /// Makes the backend. A local server is asked who it is; nothing is sent to others yet.
     ///
     /// # Errors
     ///
     /// [`Kind::Unauthenticated`] where a secret is needed and none is given, [`Kind::Unsupported`] for a platform whose
     /// compute verbs are not there yet.
-    pub fn open(self) -> Result<Connection> {
+    pub async fn open(self) -> Result<Connection> {
         let name = self.name.clone().unwrap_or_else(|| self.target.to_string());
         match self.target.platform() {
             #[cfg(unix)]
@@ -117,7 +128,10 @@ impl Connect {
                 };
                 let control = crate::local::control_client(&socket)?;
                 let caller = control.caller().clone();
-                let local = boxrig_compute::backend::local::Local::new(name, control);
+                let local = match &self.info {
+                    Some(info) => Local::of(name, control, info),
+                    None => Local::connect(name, control).await?,
+                };
                 Ok(Connection {
                     compute: Arc::new(local),
                     caller,
@@ -186,22 +200,22 @@ impl Authorize for ApiKey {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_key_is_needed_and_never_shown() {
+    #[tokio::test]
+    async fn a_key_is_needed_and_never_shown() {
         let target: Target = "fastvm://host".parse().unwrap();
-        let e = Connect::new(target.clone()).open().unwrap_err();
+        let e = Connect::new(target.clone()).open().await.unwrap_err();
         assert_eq!(e.kind(), Kind::Unauthenticated);
         let connect = Connect::new(target).secret(Secret::new("canary"));
         assert!(!format!("{connect:?}").contains("canary"));
-        let made = connect.open().unwrap();
+        let made = connect.open().await.unwrap();
         assert!(!format!("{made:?}").contains("canary"));
     }
 
-    #[test]
-    fn platforms_to_come_are_refused_in_words() {
+    #[tokio::test]
+    async fn platforms_to_come_are_refused_in_words() {
         let target: Target = "convox://host/a/b".parse().unwrap();
         assert_eq!(
-            Connect::new(target).open().unwrap_err().kind(),
+            Connect::new(target).open().await.unwrap_err().kind(),
             Kind::Unsupported
         );
     }

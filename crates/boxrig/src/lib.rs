@@ -8,7 +8,7 @@
 //!
 //! # async fn example() -> boxrig::Result<()> {
 //! // The server of this machine (`boxrig up` starts it), or fastvm://api.fastvm.org.
-//! let compute = boxrig::connect("local")?;
+//! let compute = boxrig::connect("local").await?;
 //! let vm = compute.launch(LaunchSpec::new()).await?.wait().await?;
 //! let out = compute.run(&vm.id, ExecSpec::new(["uname", "-a"])).await?;
 //! print!("{}", String::from_utf8_lossy(&out.stdout));

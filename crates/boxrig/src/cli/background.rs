@@ -62,15 +62,15 @@ pub(crate) async fn running(paths: &Paths) -> Option<(ControlClient, Info)> {
     Some((client, info.ok()?.ok()?))
 }
 
-/// The socket of a running server of our version; starts one when there is none.
+/// A running server of our version; starts one when there is none.
 ///
 /// # Errors
 ///
 /// Why it cannot run, with the ways on.
-pub(crate) async fn ensure(paths: &Paths) -> Result<PathBuf> {
+pub(crate) async fn ensure(paths: &Paths) -> Result<Info> {
     match running(paths).await {
-        Some((_, info)) if fits(&info) => Ok(paths.socket()),
-        _ => up(paths, None).await.map(|_| paths.socket()),
+        Some((_, info)) if fits(&info) => Ok(info),
+        _ => up(paths, None).await,
     }
 }
 

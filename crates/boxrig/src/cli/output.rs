@@ -226,9 +226,12 @@ fn age(time: &str) -> Option<String> {
 
 /// A time as RFC 3339 in UTC with whole seconds, as it is in rows.
 pub(crate) fn time(t: std::time::SystemTime) -> Value {
+    let whole_seconds = jiff::TimestampRound::new()
+        .smallest(jiff::Unit::Second)
+        .mode(jiff::RoundMode::Floor);
     jiff::Timestamp::try_from(t)
         .ok()
-        .and_then(|t| t.round(jiff::Unit::Second).ok())
+        .and_then(|t| t.round(whole_seconds).ok())
         .map_or(Value::Null, |t| Value::String(t.to_string()))
 }
 
@@ -346,6 +349,10 @@ pub(crate) fn one(
 fn title_case(title: &str) -> String {
     let mut chars = title.chars();
     chars.next().map_or_else(String::new, |first| {
+        if title.len() <= 3 {
+            // ID, URL, PID.
+            return title.to_owned();
+        }
         first.to_string() + &chars.as_str().to_lowercase()
     })
 }

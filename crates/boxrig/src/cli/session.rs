@@ -146,8 +146,12 @@ impl Session {
     /// Connects; the local server is started when it does not run.
     pub(crate) async fn connect(&self, context: &Context) -> Result<Connection> {
         if *context.target.platform() == Platform::Local {
-            let socket = background::ensure(&self.paths).await?;
-            return Connect::local(socket).name(LOCAL).open();
+            let info = background::ensure(&self.paths).await?;
+            return Connect::local(self.paths.socket())
+                .name(LOCAL)
+                .info(info)
+                .open()
+                .await;
         }
         let mut connect = Connect::new(context.target.clone()).name(context.name.as_str());
         if let Some(secret) = &context.secret {
@@ -162,7 +166,7 @@ impl Session {
         if let Some(file) = &context.ca_file {
             connect = connect.ca_file(file.clone());
         }
-        connect.open()
+        connect.open().await
     }
 
     /// The instance that a `NAME` or `CONTEXT:NAME` means, connected.

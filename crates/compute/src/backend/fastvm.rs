@@ -4,8 +4,8 @@ use std::any::Any;
 use std::time::Duration;
 
 use boxrig_fastvm::{
-    Client, Exec, ExecEvent as WireEvent, ExecExit, Launch, ListVms, MachineType, Ttl,
-    Vm, VmStatus, Wait,
+    Client, Exec, ExecEvent as WireEvent, ExecExit, Launch, ListVms, MachineType, Ttl, Vm,
+    VmStatus, Wait,
 };
 use boxrig_wire::{BoxFuture, BoxStream, Error, Kind, Operation, Result, Untrusted};
 use futures_util::{StreamExt, stream};
@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use crate::exec::NoControl;
 use crate::{
-    Capabilities, Capability, Compute, ExecEvent, ExecSession,
-    ExecSpec, ExitStatus, ForkSpec, Instance, LaunchSpec, ListOptions, Platform, Power, Snapshot,
-    SnapshotSpec, Source, State, Stdin, WaitFor, Waiting, ready,
+    Capabilities, Capability, Compute, ExecEvent, ExecSession, ExecSpec, ExitStatus, ForkSpec,
+    Instance, LaunchSpec, ListOptions, Platform, Power, Snapshot, SnapshotSpec, Source, State,
+    Stdin, WaitFor, Waiting, ready,
 };
 
 /// The metadata key under which a launch leaves its token.
@@ -82,7 +82,10 @@ impl Fastvm {
         // A service that does not know the filter answers with all machines.
         let ours = |vm: &Vm| {
             let metadata = vm.metadata.as_ref();
-            metadata.and_then(|m| m.get(TOKEN_LABEL)).map(String::as_str) == Some(token)
+            metadata
+                .and_then(|m| m.get(TOKEN_LABEL))
+                .map(String::as_str)
+                == Some(token)
         };
         Ok(found.into_iter().find(ours))
     }
@@ -101,7 +104,10 @@ impl Fastvm {
             Source::Image(image) => {
                 return Err(Error::new(
                     Kind::Unsupported,
-                    format!("fastvm starts no image directly: {}", Untrusted::new(&**image)),
+                    format!(
+                        "fastvm starts no image directly: {}",
+                        Untrusted::new(&**image)
+                    ),
                 )
                 .with_hint("make a snapshot of it first: `boxrig fastvm create-snapshot-import`"));
             }
@@ -199,7 +205,9 @@ fn machine_type(spec: &LaunchSpec) -> Result<MachineType> {
         None => None,
         Some(bytes) if bytes > 0 && bytes % (1 << 30) == 0 => Some(bytes >> 30),
         Some(bytes) => {
-            return Err(invalid(&format!("memory {bytes}: whole GiB (1GiB, 2GiB, …)")));
+            return Err(invalid(&format!(
+                "memory {bytes}: whole GiB (1GiB, 2GiB, …)"
+            )));
         }
     };
     let cpus = cpus.unwrap_or(1);

@@ -7,13 +7,12 @@ use std::sync::Arc;
 
 use boxrig_fastvm::Client;
 use boxrig_server::control::{
-    ControlClient, ExecEvents, ExecInput, ExecStart, LogQuery, SessionEvent, Size,
+    ControlClient, ExecEvents, ExecInput, ExecStart, Info, LogQuery, SessionEvent, Size,
 };
 use boxrig_wire::{BoxFuture, BoxStream, Error, Kind, Operation, Result, Untrusted};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http_body_util::BodyDataStream;
-use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::fastvm::Fastvm;
@@ -30,17 +29,29 @@ const SIGKILL: i32 = 9;
 pub struct Local {
     fastvm: Fastvm,
     control: ControlClient,
-    engine: Arc<OnceCell<String>>,
+    engine: String,
+    capabilities: Capabilities,
 }
 
 impl Local {
-    /// Through `control`, shown as `context`.
-    pub fn new(context: impl Into<String>, control: ControlClient) -> Self {
-        let client = Client::new(control.caller().clone());
+    /// Through `control`, shown as `context`. Asks the server who it is: what it can do depends on its engine.
+    ///
+    /// # Errors
+    ///
+    /// Those of the way to the server.
+    pub async fn connect(context: impl Into<String>, control: ControlClient) -> Result<Self> {
+        let info = control.info().await?;
+        Ok(Self::of(context, control, &info))
+    }
+
+    /// As [`connect`](Self::connect), with what the server has said of itself already.
+    pub fn of(context: impl Into<String>, control: ControlClient, info: &Info) -> Self {
+        let fastvm = Fastvm::new(context, Client::new(control.caller().clone()));
         Self {
-            fastvm: Fastvm::new(context, client),
+            capabilities: capabilities(&fastvm.capabilities(), info),
+            fastvm,
             control,
-            engine: Arc::default(),
+            engine: info.engine.clone(),
         }
     }
 
@@ -54,24 +65,59 @@ impl Local {
         self.fastvm.client()
     }
 
-    /// The name of the engine that instances run on; asked for once.
-    async fn engine(&self) -> Result<&str> {
-        let engine = self
-            .engine
-            .get_or_try_init(|| async { Ok::<_, Error>(self.control.info().await?.engine) });
-        engine.await.map(String::as_str)
-    }
-
     /// A FastVM instance as one of ours.
-    fn ours(&self, mut instance: Instance, engine: &str) -> Instance {
+    fn ours(&self, mut instance: Instance) -> Instance {
         instance.platform = Platform::Local;
-        instance.engine = Some(Untrusted::new(engine));
+        instance.engine = Some(Untrusted::new(&*self.engine));
         instance
     }
+}
 
-    async fn named(&self, instance: Instance) -> Result<Instance> {
-        Ok(self.ours(instance, self.engine().await?))
-    }
+/// What the FastVM protocol can and the control API can, as far as the engine can.
+fn capabilities(fastvm: &Capabilities, info: &Info) -> Capabilities {
+    use Capability as C;
+    const MORE: &[C] = &[
+        C::ExecStdin,
+        C::ExecTty,
+        C::ExecSignal,
+        C::Logs,
+        C::LogsFollow,
+        C::Restore,
+    ];
+    /// What needs which ability of the engine, by the names it is reported under.
+    const NEEDS: &[(&str, &[C])] = &[
+        (
+            "exec",
+            &[
+                C::Exec,
+                C::ExecStdin,
+                C::ExecTty,
+                C::ExecSignal,
+                C::Logs,
+                C::LogsFollow,
+            ],
+        ),
+        ("pty", &[C::ExecTty]),
+        ("files", &[C::Copy]),
+        ("pause", &[C::Pause, C::Resume]),
+        (
+            "snapshot",
+            &[C::Snapshot, C::LaunchFromSnapshot, C::Restore, C::Fork],
+        ),
+    ];
+    let lacks = |what: C| {
+        NEEDS.iter().any(|(ability, needed_by)| {
+            needed_by.contains(&what) && info.capabilities[ability] == serde_json::json!(false)
+        })
+    };
+    let all: Vec<C> = C::ALL
+        .iter()
+        .filter(|c| (fastvm.has(**c) || MORE.contains(c)) && !lacks(**c))
+        .copied()
+        .collect();
+    Capabilities::new("local", &all)
+        .with_native(C::Stop, "pause it: `boxrig pause`")
+        .with_native(C::Start, "resume a paused instance: `boxrig resume`")
 }
 
 impl Compute for Local {
@@ -84,23 +130,7 @@ impl Compute for Local {
     }
 
     fn capabilities(&self) -> Capabilities {
-        const MORE: &[Capability] = &[
-            Capability::ExecStdin,
-            Capability::ExecTty,
-            Capability::ExecSignal,
-            Capability::Logs,
-            Capability::LogsFollow,
-            Capability::Restore,
-        ];
-        let base = self.fastvm.capabilities();
-        let all: Vec<Capability> = Capability::ALL
-            .iter()
-            .filter(|c| base.has(**c) || MORE.contains(c))
-            .copied()
-            .collect();
-        Capabilities::new("local", &all)
-            .with_native(Capability::Stop, "pause it: `boxrig pause`")
-            .with_native(Capability::Start, "resume a paused instance: `boxrig resume`")
+        self.capabilities.clone()
     }
 
     fn native(&self) -> &dyn Any {
@@ -108,26 +138,20 @@ impl Compute for Local {
     }
 
     fn list(&self, options: ListOptions) -> BoxStream<'_, Result<Instance>> {
-        stream::once(self.engine())
-            .flat_map(move |engine| match engine {
-                Err(e) => stream::iter([Err(e)]).boxed(),
-                Ok(engine) => self
-                    .fastvm
-                    .list(options.clone())
-                    .map_ok(move |i| self.ours(i, engine))
-                    .boxed(),
-            })
+        self.fastvm
+            .list(options)
+            .map_ok(|instance| self.ours(instance))
             .boxed()
     }
 
     fn get<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Instance>> {
-        Box::pin(async move { self.named(self.fastvm.get(id).await?).await })
+        Box::pin(async move { Ok(self.ours(self.fastvm.get(id).await?)) })
     }
 
     fn launch(&self, spec: LaunchSpec) -> BoxFuture<'_, Result<Operation<Instance>>> {
         Box::pin(async move {
             let vm = self.fastvm.launch_vm(spec).await?;
-            let instance = self.named(self.fastvm.instance(&vm)).await?;
+            let instance = self.ours(self.fastvm.instance(&vm));
             Ok(ready(vm.id, instance))
         })
     }
@@ -138,15 +162,21 @@ impl Compute for Local {
 
     fn power<'a>(&'a self, id: &'a str, power: Power) -> BoxFuture<'a, Result<Instance>> {
         Box::pin(async move {
-            self.capabilities().require(power.capability())?;
-            self.named(self.fastvm.power(id, power).await?).await
+            self.capabilities.require(power.capability())?;
+            Ok(self.ours(self.fastvm.power(id, power).await?))
         })
     }
 
     fn exec<'a>(&'a self, id: &'a str, spec: ExecSpec) -> BoxFuture<'a, Result<ExecSession>> {
         Box::pin(async move {
-            if !spec.kill_on_drop {
-                self.capabilities().require(Capability::ExecDetach)?;
+            for (asked, what) in [
+                (true, Capability::Exec),
+                (spec.tty.is_some(), Capability::ExecTty),
+                (!spec.kill_on_drop, Capability::ExecDetach),
+            ] {
+                if asked {
+                    self.capabilities.require(what)?;
+                }
             }
             let start = ExecStart {
                 argv: spec.command.argv(),
@@ -175,10 +205,7 @@ impl Compute for Local {
                 queue: VecDeque::new(),
                 ended: false,
             };
-            let control = Arc::new(Control {
-                input,
-                writable,
-            });
+            let control = Arc::new(Control { input, writable });
             Ok(ExecSession::new(
                 stream::unfold(state, Running::step).boxed(),
                 control,
@@ -192,6 +219,7 @@ impl Compute for Local {
         options: LogOptions,
     ) -> BoxFuture<'a, Result<BoxStream<'static, Result<Bytes>>>> {
         Box::pin(async move {
+            self.capabilities.require(Capability::Logs)?;
             let query = LogQuery {
                 source: options.console.then(|| "console".to_owned()),
                 tail: options.tail,
@@ -209,7 +237,10 @@ impl Compute for Local {
         id: &'a str,
         spec: SnapshotSpec,
     ) -> BoxFuture<'a, Result<Operation<Snapshot>>> {
-        self.fastvm.snapshot(id, spec)
+        Box::pin(async move {
+            self.capabilities.require(Capability::Snapshot)?;
+            self.fastvm.snapshot(id, spec).await
+        })
     }
 
     fn restore<'a>(
@@ -218,6 +249,7 @@ impl Compute for Local {
         snapshot: &'a str,
     ) -> BoxFuture<'a, Result<Operation<Instance>>> {
         Box::pin(async move {
+            self.capabilities.require(Capability::Restore)?;
             self.control.restore(id, snapshot).await?;
             Ok(ready(id, self.get(id).await?))
         })
@@ -229,8 +261,9 @@ impl Compute for Local {
         spec: ForkSpec,
     ) -> BoxFuture<'a, Result<Operation<Instance>>> {
         Box::pin(async move {
+            self.capabilities.require(Capability::Fork)?;
             let vm = self.fastvm.fork_vm(id, spec).await?;
-            let instance = self.named(self.fastvm.instance(&vm)).await?;
+            let instance = self.ours(self.fastvm.instance(&vm));
             Ok(ready(vm.id, instance))
         })
     }
@@ -241,10 +274,8 @@ impl Compute for Local {
         waiting: Waiting,
     ) -> BoxFuture<'a, Result<Option<Instance>>> {
         Box::pin(async move {
-            match self.fastvm.wait(id, waiting).await? {
-                Some(instance) => Ok(Some(self.named(instance).await?)),
-                None => Ok(None),
-            }
+            let found = self.fastvm.wait(id, waiting).await?;
+            Ok(found.map(|instance| self.ours(instance)))
         })
     }
 }

@@ -104,7 +104,10 @@ pub(crate) async fn env(s: &Session, m: &ArgMatches) -> Outcome {
     let data = m.get_one::<PathBuf>("data");
     let socket = match data {
         Some(data) => data.join("unix.socket"),
-        None => background::ensure(&s.paths).await?,
+        None => {
+            background::ensure(&s.paths).await?;
+            s.paths.socket()
+        }
     };
     let mut env = control_client(&socket)?.env().await.map_err(|e| {
         if data.is_some() && e.kind() == Kind::Transport {
