@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::Stop;
+use super::linger::Linger;
 use crate::faults::DropConnection;
 use crate::router::{Peer, RequestInfo};
 use crate::state::lock;
@@ -65,7 +66,7 @@ where
     I: Duplex + 'static,
 {
     let serve = async {
-        match Started::read(io, about.patience).await {
+        match Started::read(Linger::new(io), about.patience).await {
             Some(started) if started.bytes.starts_with(b"PRI") => {
                 serve_h2(started, about, service, &stop).await;
             }

@@ -1,6 +1,7 @@
 //! Listening: TCP with HTTP and TLS on one port, and the unix socket.
 
 mod conn;
+mod linger;
 mod stop;
 mod tcp;
 #[cfg(unix)]

@@ -3,6 +3,7 @@
 use tokio::net::{TcpListener, TcpStream};
 
 use super::conn::{Started, serve_h1, serve_h2};
+use super::linger::Linger;
 use super::{ACCEPT_PAUSE, About, Connections, Service, Stop};
 use crate::router::Peer;
 use crate::tls::Tls;
@@ -57,7 +58,7 @@ async fn serve(
     // Small answers go out at once (Nagle's algorithm would wait for the client's acknowledgement).
     let _ = stream.set_nodelay(true);
     let started = tokio::select! {
-        started = Started::read(stream, about.patience) => started,
+        started = Started::read(Linger::new(stream), about.patience) => started,
         // A connection without a request has nothing to be finished.
         () = stop.finishing() => None,
     };
