@@ -5,9 +5,11 @@
 
 pub(crate) mod channel;
 pub(crate) mod gzip;
+pub(crate) mod ignore;
 pub(crate) mod pack;
 pub(crate) mod tar;
 pub(crate) mod unpack;
+pub(crate) mod zip;
 
 use boxrig_wire::Untrusted;
 

@@ -9,6 +9,7 @@ use boxrig_wire::{Error, Kind, Result};
 
 use super::LeftOut;
 use super::channel::Writer;
+use super::ignore::Ignore;
 use super::tar::{self, Entry};
 
 /// What was packed.
@@ -20,47 +21,70 @@ pub(crate) struct Packed {
     pub(crate) left_out: LeftOut,
 }
 
-/// Writes everything in `root` as an archive rooted at `.`. Nothing is left out silently: what cannot be read is an error,
-/// and what a tar stream cannot carry (sockets, devices, pipes) is listed.
-///
-/// `seen` is called with the number of entries and bytes so far.
-pub(crate) fn pack(root: &Path, out: Writer, seen: &mut dyn FnMut(u64, u64)) -> Result<Packed> {
-    let mut packer = Packer {
-        out,
-        packed: Packed::default(),
-    };
-    let meta = fs::metadata(root).map_err(|e| cannot("read", root, e))?;
-    packer.directory(b"./", &meta, root)?;
+/// Visits everything in `root` but what `ignore` leaves out, directories before what is in them. Names are relative, with slashes.
+pub(crate) fn walk(
+    root: &Path,
+    ignore: &Ignore,
+    visit: &mut dyn FnMut(&[u8], &Metadata, &Path) -> Result<()>,
+) -> Result<()> {
     let listing = fs::read_dir(root).map_err(|e| cannot("list", root, e))?;
-    let mut stack: Vec<(ReadDir, Vec<u8>)> = vec![(listing, b"./".to_vec())];
+    let mut stack: Vec<(ReadDir, Vec<u8>)> = vec![(listing, Vec::new())];
     while let Some((listing, prefix)) = stack.last_mut() {
         let Some(found) = listing.next() else {
             stack.pop();
             continue;
         };
-        let here = || root.join(String::from_utf8_lossy(prefix).as_ref());
-        let found = found.map_err(|e| cannot("list", &here(), e))?;
+        let found = found.map_err(|e| cannot("list", root, e))?;
         let path = found.path();
         let mut name = prefix.clone();
         name.extend_from_slice(&name_bytes(&found.file_name()));
         let meta = fs::symlink_metadata(&path).map_err(|e| cannot("read", &path, e))?;
-        if meta.is_dir() {
-            name.push(b'/');
-            packer.directory(&name, &meta, &path)?;
+        let left_out = ignore.leaves_out(&name);
+        if !left_out {
+            visit(&name, &meta, &path)?;
+        }
+        if meta.is_dir() && (!left_out || ignore.may_keep_within(&name)) {
             let listing = fs::read_dir(&path).map_err(|e| cannot("list", &path, e))?;
+            name.push(b'/');
             stack.push((listing, name));
+        }
+    }
+    Ok(())
+}
+
+/// Writes everything in `root` as an archive rooted at `.`. Nothing is left out silently: what cannot be read is an error,
+/// and what a tar stream cannot carry (sockets, devices, pipes) is listed.
+///
+/// `seen` is called with the number of entries and bytes so far.
+pub(crate) fn pack(
+    root: &Path,
+    ignore: &Ignore,
+    out: Writer,
+    seen: &mut dyn FnMut(u64, u64),
+) -> Result<Packed> {
+    let mut packer = Packer {
+        out,
+        packed: Packed::default(),
+    };
+    let meta = fs::metadata(root).map_err(|e| cannot("read", root, e))?;
+    packer.directory(b"./".to_vec(), &meta, root)?;
+    walk(root, ignore, &mut |name, meta, path| {
+        let mut full = b"./".to_vec();
+        full.extend_from_slice(name);
+        if meta.is_dir() {
+            full.push(b'/');
+            packer.directory(full, meta, path)?;
         } else if meta.is_symlink() {
-            packer.symlink(name, &meta, &path)?;
+            packer.symlink(full, meta, path)?;
         } else if meta.is_file() {
-            packer.file(name, &path)?;
+            packer.file(full, path)?;
         } else {
-            packer
-                .packed
-                .left_out
-                .add(&name, "a socket, device or pipe cannot be sent");
+            let left_out = &mut packer.packed.left_out;
+            left_out.add(name, "a socket, device or pipe cannot be sent");
         }
         seen(packer.packed.entries, packer.packed.bytes);
-    }
+        Ok(())
+    })?;
     let finished = packer
         .out
         .write_all(&tar::END)
@@ -91,8 +115,8 @@ struct Packer {
 }
 
 impl Packer {
-    fn directory(&mut self, name: &[u8], meta: &Metadata, path: &Path) -> Result<()> {
-        let entry = entry(name.to_vec(), tar::Kind::Directory, meta);
+    fn directory(&mut self, name: Vec<u8>, meta: &Metadata, path: &Path) -> Result<()> {
+        let entry = entry(name, tar::Kind::Directory, meta);
         self.header(&entry, path)
     }
 
@@ -186,12 +210,12 @@ fn name_bytes(name: &std::ffi::OsStr) -> Vec<u8> {
 }
 
 #[cfg(unix)]
-fn path_bytes(path: &Path) -> Vec<u8> {
+pub(crate) fn path_bytes(path: &Path) -> Vec<u8> {
     name_bytes(path.as_os_str())
 }
 
 /// Archives use slashes.
 #[cfg(not(unix))]
-fn path_bytes(path: &Path) -> Vec<u8> {
+pub(crate) fn path_bytes(path: &Path) -> Vec<u8> {
     path.to_string_lossy().replace('\\', "/").into_bytes()
 }

@@ -11,11 +11,12 @@ use http_body::Body as _;
 use sha2::{Digest, Sha256};
 
 use super::Client;
-use super::storage::{self, announced_digest, download_policy, stalled};
+use super::storage::{self, announced_digest, stalled};
 use super::transfer::{
     CODE, Checked, TransferOptions, TransferProgress, TransferReport, blocking, check_remote,
     guest, hex, plain, script,
 };
+use super::upload::again;
 use crate::archive::channel::{self, Message};
 use crate::archive::gzip::Level;
 use crate::archive::pack::cannot;
@@ -214,28 +215,6 @@ fn check(result: &ExecResponse, remote: &str) -> Result<Said> {
         ));
     }
     Ok(said)
-}
-
-/// Fetches again what broke off.
-async fn again<T, F: Future<Output = Result<T>>>(
-    client: &Client,
-    mut get: impl FnMut() -> F,
-) -> Result<T> {
-    let policy = download_policy(client);
-    let mut attempt = 0;
-    loop {
-        match get().await {
-            Err(e)
-                if attempt < policy.max_retries
-                    && e.kind() == Kind::Transport
-                    && e.is_retryable() =>
-            {
-                tokio::time::sleep(policy.backoff(attempt, 0.5)).await;
-                attempt += 1;
-            }
-            done => return done,
-        }
-    }
 }
 
 /// Hands a body to a blocking thread; gives its length when it came to its end.

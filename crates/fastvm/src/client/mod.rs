@@ -1,5 +1,9 @@
 //! The client: one [`Client`], and a group of calls for each kind of resource.
 
+mod build;
+#[cfg(feature = "transport")]
+mod builder;
+mod console;
 mod download;
 mod exec;
 mod launch;
@@ -9,6 +13,10 @@ mod transfer;
 mod upload;
 mod vms;
 
+pub use build::Build;
+#[cfg(feature = "transport")]
+pub use builder::{ClientBuilder, LogLevel};
+pub use console::{Console, ConsoleReader, ConsoleSize, ConsoleWriter};
 pub use exec::{Exec, ExecOutput, ExecStream};
 pub use launch::{Launch, TOKEN_KEY, Wait};
 pub use resources::{

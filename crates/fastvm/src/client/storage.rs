@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use boxrig_wire::{
     Decoding, Endpoint, Error, Idempotency, Kind, Meta, Outgoing, Protocol, ReplyShape, Result,
-    RetryPolicy, Secret, WireBody,
+    Secret, WireBody,
 };
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Method, Request, Response, Uri};
@@ -131,11 +131,6 @@ pub(super) async fn get(client: &super::Client, url: &Secret) -> Result<Response
         })
         .await?;
     cx(meta).success(response).await
-}
-
-/// The retries of a whole download: a body that breaks off is fetched again from its beginning.
-pub(super) fn download_policy(client: &super::Client) -> RetryPolicy {
-    client.caller().retry().clone()
 }
 
 fn cx(meta: &'static Meta) -> Decoding {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use boxrig_wire::{Error, Kind, Result, WireBody};
+use boxrig_wire::{Error, Kind, Result, Secret, WireBody};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use sha2::{Digest, Sha256};
@@ -18,6 +18,7 @@ use super::transfer::{
 use super::{Client, Vms, random_hex};
 use crate::archive::channel::{CHUNK, Writer};
 use crate::archive::gzip::{Level, Member, compress};
+use crate::archive::ignore::Ignore;
 use crate::archive::pack::{self, Packed, cannot, mode_of, mtime_of};
 use crate::types::FilePresignResponse;
 
@@ -135,15 +136,16 @@ fn check_size(size: u64, staging: &FilePresignResponse) -> Result<()> {
     .with_code(CODE))
 }
 
-/// Sends, and sends again what broke off: a PUT to a signed URL replaces what an earlier one left.
-async fn again<T, F: Future<Output = Result<T>>>(
+/// Transfers, and once more what broke off: a PUT to a signed URL replaces what an earlier one left, and a GET changes
+/// nothing.
+pub(super) async fn again<T, F: Future<Output = Result<T>>>(
     client: &Client,
-    mut send: impl FnMut() -> F,
+    mut transfer: impl FnMut() -> F,
 ) -> Result<T> {
     let policy = client.caller().retry();
     let mut attempt = 0;
     loop {
-        match send().await {
+        match transfer().await {
             Err(e)
                 if attempt < policy.max_retries
                     && e.kind() == Kind::Transport
@@ -273,7 +275,7 @@ async fn send_file(
     options: &TransferOptions,
 ) -> Result<Sent> {
     let opened = local.clone();
-    let (mut file, meta) = blocking(move || {
+    let (file, meta) = blocking(move || {
         let file = File::open(&opened).map_err(|e| cannot("read", &opened, e))?;
         let meta = file.metadata().map_err(|e| cannot("read", &opened, e))?;
         if !meta.is_file() {
@@ -285,6 +287,30 @@ async fn send_file(
     .await?;
     let size = meta.len();
     check_size(size, staging)?;
+    let digest = put_file(
+        client,
+        &staging.upload_url,
+        "application/octet-stream",
+        (file, size, local),
+        options,
+    )
+    .await?;
+    Ok(Sent {
+        size,
+        digest,
+        mode: mode_of(&meta) & 0o777,
+        mtime: mtime_of(&meta),
+    })
+}
+
+/// Sends an open file of this size to a signed URL; gives its SHA-256.
+pub(super) async fn put_file(
+    client: &Client,
+    url: &Secret,
+    content_type: &'static str,
+    (mut file, size, local): (File, u64, PathBuf),
+    options: &TransferOptions,
+) -> Result<String> {
     let (tx, rx) = mpsc::channel::<Bytes>(4);
     let reader = tokio::task::spawn_blocking(move || {
         let mut hash = Sha256::new();
@@ -330,38 +356,25 @@ async fn send_file(
     } else {
         WireBody::from_stream(body)
     };
-    let put = storage::put(
-        client,
-        &staging.upload_url,
-        "application/octet-stream",
-        body,
-        Some(size),
-        (options.stall_timeout, pulse),
-    )
-    .await;
+    let stall = (options.stall_timeout, pulse);
+    let put = storage::put(client, url, content_type, body, Some(size), stall).await;
     let read = reader
         .await
         .map_err(|_| Error::new(Kind::Cancelled, "reading the file was given up"))?;
     // What went wrong here explains what went wrong there.
     let digest = read?;
     put?;
-    let digest = digest.ok_or_else(|| {
+    digest.ok_or_else(|| {
         Error::new(
             Kind::Protocol,
             "the storage answered before it had read all",
         )
         .with_code(CODE)
-    })?;
-    Ok(Sent {
-        size,
-        digest,
-        mode: mode_of(&meta) & 0o777,
-        mtime: mtime_of(&meta),
     })
 }
 
 /// An archive that was sent.
-struct Archive {
+pub(super) struct Archive {
     packed: Packed,
     size: u64,
     digest: String,
@@ -379,7 +392,14 @@ async fn upload_directory(
     let stage = format!("/tmp/{name}.tar.gz");
     let staging = vms.files().presign(vm_id, &stage).await?;
     let sent = again(client, || {
-        send_directory(client, &staging, local.clone(), options)
+        let source = (local.clone(), Ignore::default());
+        send_directory(
+            client,
+            &staging,
+            "application/octet-stream",
+            source,
+            options,
+        )
     })
     .await?;
     fetch(&vms, vm_id, &staging, &stage, "/tmp", options).await?;
@@ -414,15 +434,15 @@ async fn upload_directory(
 }
 
 /// The directory as a stream of pieces, packed and compressed as it is sent.
-pub(super) struct Packing {
-    pub(super) done: tokio::task::JoinHandle<Result<Packed>>,
+struct Packing {
+    done: tokio::task::JoinHandle<Result<Packed>>,
     pieces: mpsc::Receiver<Vec<u8>>,
     level: Level,
     threads: usize,
 }
 
 impl Packing {
-    pub(super) fn start(local: PathBuf, options: &TransferOptions) -> Self {
+    fn start((local, ignore): (PathBuf, Ignore), options: &TransferOptions) -> Self {
         let (writer, pieces) = Writer::new();
         let progress = options.clone();
         let done = tokio::task::spawn_blocking(move || {
@@ -433,7 +453,7 @@ impl Packing {
                     entries,
                 });
             };
-            pack::pack(&local, writer, &mut seen)
+            pack::pack(&local, &ignore, writer, &mut seen)
         });
         Self {
             done,
@@ -470,10 +490,11 @@ impl Packing {
     }
 }
 
-async fn send_directory(
+pub(super) async fn send_directory(
     client: &Client,
     staging: &FilePresignResponse,
-    local: PathBuf,
+    content_type: &'static str,
+    source: (PathBuf, Ignore),
     options: &TransferOptions,
 ) -> Result<Archive> {
     let Packing {
@@ -481,7 +502,7 @@ async fn send_directory(
         pieces,
         level,
         threads,
-    } = Packing::start(local, options);
+    } = Packing::start(source, options);
     let pulse = Pulse::new();
     let beat = pulse.clone();
     // How the packing ended goes to the body, which must not end well if that did not; what was packed goes to the report.
@@ -512,7 +533,7 @@ async fn send_directory(
     let put = storage::put(
         client,
         &staging.upload_url,
-        "application/octet-stream",
+        content_type,
         WireBody::from_stream(body),
         None,
         (options.stall_timeout, pulse),
