@@ -194,7 +194,7 @@ def pause_and_resume_are_idempotent():
 @check(execs=True)
 def pause_stops_processes():
     with machine() as vm:
-        client.vms.run(vm.id, command="(while :; do date +%s%N > /root/tick; sleep 0.02; done) >/dev/null 2>&1 &")
+        client.vms.run(vm.id, command="(while :; do date +%s%N > /root/t; mv /root/t /root/tick; sleep 0.02; done) >/dev/null 2>&1 &")
         first = client.vms.run(vm.id, command="cat /root/tick").stdout
         eventually("the process ticks", 5, lambda: client.vms.run(vm.id, command="cat /root/tick").stdout != first)
         client.vms.pause(vm.id)

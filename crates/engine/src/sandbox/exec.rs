@@ -292,6 +292,10 @@ pub(super) fn exec_body(
         if spec.tty.is_some() {
             variables.insert("TERM", "xterm-256color");
         }
+        if !rustix::process::geteuid().is_root() {
+            // One id is mapped then, and root's tar would fail on an archive of anybody else's files.
+            variables.insert("TAR_OPTIONS", "--no-same-owner");
+        }
         variables.extend(environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));
     }
     variables.extend(spec.env.iter().map(|(k, v)| (k.as_str(), v.as_str())));
