@@ -112,27 +112,40 @@ pub(crate) async fn attempt(
             permanent: e.permanent,
         })?;
         let (request, reading, accept) = build(pool, plan, &lease).map_err(permanent)?;
+        let written = lease.written().map(|w| (w.clone(), w.get()));
+        let start = written.as_ref().map_or(0, |(_, start)| *start);
         trail.exchange = Some(Exchange {
-            written: lease.written().map(|w| (w.clone(), w.get())),
+            written,
             reading: reading.clone(),
         });
-        let response = match lease.send(request).await {
+        let mut response = match lease.send(request).await {
             Sent::Answer(response) => response,
             Sent::NotTaken(e) => {
                 trail.clear();
                 if lease.reused && plan.payload.is_untouched() {
                     continue;
                 }
-                return Err(broken(e));
+                return Err(broken(e, Phase::BeforeSend));
             }
             Sent::Broken(e) => {
                 if never_processed(&e) {
                     trail.clear();
                 }
-                return Err(broken(e));
+                return Err(broken(e, trail.phase()));
             }
         };
-        return answer(response, lease, reading, plan, accept, permit).await;
+        let upgraded = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            Some(switched(&mut response, plan, accept.as_deref()).await?)
+        } else {
+            None
+        };
+        // A connection that was switched is nobody else's.
+        let lease = upgraded.is_none().then_some(lease);
+        return Ok(Answer {
+            response: response.map(|body| Inbound::new(body, lease, reading, start)),
+            _permit: permit,
+            upgraded,
+        });
     }
 }
 
@@ -148,14 +161,21 @@ fn never_processed(e: &hyper::Error) -> bool {
     false
 }
 
-fn broken(e: hyper::Error) -> Broken {
+fn broken(e: hyper::Error, phase: Phase) -> Broken {
     let malformed = e.is_parse();
     let error = if malformed {
         Error::new(Kind::Protocol, "the answer is not HTTP")
     } else if e.is_user() {
         Error::new(Kind::Transport, "the request's body could not be read")
     } else {
-        Error::new(Kind::Transport, "the connection broke before the answer")
+        Error::new(
+            Kind::Transport,
+            match phase {
+                Phase::BeforeSend => "the connection broke before the request was sent",
+                Phase::MidBody => "the connection broke while the request was being sent",
+                Phase::AfterSend => "the connection broke before the answer came",
+            },
+        )
     };
     Broken {
         permanent: e.is_user(),
@@ -221,57 +241,45 @@ fn build(pool: &Pool, plan: &Plan, lease: &Lease) -> Result<Built, Error> {
     Ok((request, reading, accept))
 }
 
-async fn answer(
-    mut response: Response<hyper::body::Incoming>,
-    lease: Lease,
-    reading: Arc<Reading>,
+/// Checks a `101`, and takes the connection.
+async fn switched(
+    response: &mut Response<hyper::body::Incoming>,
     plan: &Plan,
-    accept: Option<String>,
-    permit: Option<OwnedSemaphorePermit>,
-) -> Result<Answer, Broken> {
-    let mut upgraded = None;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let wrong = |why: &str| Broken {
-            error: Error::new(
-                Kind::Protocol,
-                format!("a wrong switch of protocols: {why}"),
-            ),
-            permanent: true,
-        };
-        let token = match plan.reply {
-            ReplyShape::Socket => "websocket",
-            ReplyShape::Upgrade(token) => token,
-            _ => return Err(wrong("none was asked for")),
-        };
-        let named = |name: HeaderName, token: &str| {
-            response
-                .headers()
-                .get_all(name)
-                .iter()
-                .filter_map(|v| v.to_str().ok())
-                .flat_map(|v| v.split(','))
-                .any(|part| part.trim().eq_ignore_ascii_case(token))
-        };
-        if !named(UPGRADE, token) {
-            return Err(wrong("the server switched to another protocol"));
-        }
-        if let Some(expected) = accept
-            && response
-                .headers()
-                .get(SEC_WEBSOCKET_ACCEPT)
-                .is_none_or(|v| v.as_bytes() != expected.as_bytes())
-        {
-            return Err(wrong("the server did not read the websocket's key"));
-        }
-        let io = hyper::upgrade::on(&mut response).await.map_err(broken)?;
-        upgraded = Some(Box::new(TokioIo::new(io)) as Box<dyn Duplex>);
+    accept: Option<&str>,
+) -> Result<Box<dyn Duplex>, Broken> {
+    let wrong = |why: &str| Broken {
+        error: Error::new(
+            Kind::Protocol,
+            format!("a wrong switch of protocols: {why}"),
+        ),
+        permanent: true,
+    };
+    let token = match plan.reply {
+        ReplyShape::Socket => "websocket",
+        ReplyShape::Upgrade(token) => token,
+        ReplyShape::Whole | ReplyShape::Stream => return Err(wrong("none was asked for")),
+    };
+    let upgrade = response.headers().get_all(UPGRADE);
+    let named = upgrade
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case(token));
+    if !named {
+        return Err(wrong("the server switched to another protocol"));
     }
-    let response = response.map(|body| Inbound::new(body, lease, reading));
-    Ok(Answer {
-        response,
-        _permit: permit,
-        upgraded,
-    })
+    if let Some(expected) = accept
+        && response
+            .headers()
+            .get(SEC_WEBSOCKET_ACCEPT)
+            .is_none_or(|v| v.as_bytes() != expected.as_bytes())
+    {
+        return Err(wrong("the server did not read the websocket's key"));
+    }
+    let io = hyper::upgrade::on(response)
+        .await
+        .map_err(|e| broken(e, Phase::AfterSend))?;
+    Ok(Box::new(TokioIo::new(io)))
 }
 
 impl Answer {

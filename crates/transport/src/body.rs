@@ -50,7 +50,7 @@ impl Payload {
                 let hint = body.size_hint();
                 (Some(body), None, hint)
             }
-            Self::Stream(slot, hint) => (None, Some(slot.clone()), hint.clone()),
+            Self::Stream(slot, hint) => (None, Some(slot.clone()), *hint),
         };
         let reading = Arc::new(Reading {
             ended: AtomicBool::new(hint.exact() == Some(0)),
@@ -128,7 +128,7 @@ impl Body for Outbound {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }
 
@@ -137,14 +137,22 @@ pub(crate) struct Inbound {
     body: Incoming,
     lease: Option<Lease>,
     reading: Arc<Reading>,
+    /// What the connection's counter showed before the request.
+    start: u64,
 }
 
 impl Inbound {
-    pub(crate) fn new(body: Incoming, lease: Lease, reading: Arc<Reading>) -> Self {
+    pub(crate) fn new(
+        body: Incoming,
+        lease: Option<Lease>,
+        reading: Arc<Reading>,
+        start: u64,
+    ) -> Self {
         let mut inbound = Self {
             body,
-            lease: Some(lease),
+            lease,
             reading,
+            start,
         };
         if inbound.body.is_end_stream() {
             inbound.finish();
@@ -153,10 +161,12 @@ impl Inbound {
     }
 
     fn finish(&mut self) {
-        if let Some(lease) = self.lease.take()
-            // A server that answers early leaves the rest of the request unread: not to be used again.
-            && self.reading.ended()
-        {
+        let Some(lease) = self.lease.take() else {
+            return;
+        };
+        // A server that answers early leaves the rest of the request unread: not to be used again.
+        let written = lease.written().map_or(u64::MAX, |w| w.get() - self.start);
+        if self.reading.ended() && self.reading.length().is_none_or(|n| written >= n) {
             lease.give_back();
         }
     }

@@ -262,7 +262,8 @@ pub(crate) fn handshake_error(host: &str, e: io::Error) -> (Error, bool) {
                     "use the name in the certificate, or pin the certificate",
                 )
             }
-            CertificateError::UnknownIssuer => (
+            // A bad signature is what a new CA of the same name as the old one looks like.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => (
                 "its certificate is signed by nobody that is trusted here",
                 "name the CA's file, or pin the certificate's SHA-256",
             ),
