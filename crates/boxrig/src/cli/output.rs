@@ -443,7 +443,7 @@ fn table(
             cells
                 .iter()
                 .map(|row| row[i].width())
-                .chain([c.title.width()])
+                .chain((!style.quiet).then(|| c.title.width()))
                 .max()
                 .unwrap_or(0)
         })
@@ -525,8 +525,8 @@ mod tests {
     fn a_table_is_aligned_and_escaped() {
         assert_eq!(
             print(&format(Format::Table)),
-            "NAME            STATE    MEMORY\n\
-             web             running  512MiB\n\
+            "NAME          STATE    MEMORY\n\
+             web           running  512MiB\n\
              a\\u{1b}[2J\\n  paused   -\n"
         );
         assert!(print(&format(Format::Wide)).contains("app.io/x=1"));

@@ -663,3 +663,60 @@ pub(crate) fn body_args() -> Vec<Arg> {
             .help("JSON, @FILE, @- for standard input, or FIELD=VALUE (several; a.b=VALUE goes deeper; VALUE is JSON if it can be)"),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line per command and argument.
+    fn describe(c: &Command, path: &str, common: bool, out: &mut String) {
+        out.push_str(&format!(
+            "{path}  -- {}\n",
+            c.get_about().map(ToString::to_string).unwrap_or_default()
+        ));
+        for arg in c.get_arguments().filter(|a| !a.is_hide_set()) {
+            if arg.is_global_set() != common || arg.get_id() == "help" || arg.get_id() == "version"
+            {
+                continue;
+            }
+            let values = arg.get_value_names().unwrap_or_default().join(" ");
+            let takes = arg.get_action().takes_values();
+            let shown = match (arg.get_long(), arg.get_short()) {
+                (Some(long), Some(short)) => format!("-{short}, --{long}"),
+                (Some(long), None) => format!("--{long}"),
+                (None, Some(short)) => format!("-{short}"),
+                (None, None) => String::new(),
+            };
+            let values = if takes { values.as_str() } else { "" };
+            let required = if arg.is_required_set() {
+                " (required)"
+            } else {
+                ""
+            };
+            out.push_str(format!("    {shown} {values}{required}").trim_end());
+            out.push('\n');
+        }
+        for sub in c.get_subcommands() {
+            describe(sub, &format!("{path} {}", sub.get_name()), false, out);
+        }
+    }
+
+    #[test]
+    fn the_tree_is_the_golden_one() {
+        let mut program = program();
+        program.build();
+        let mut got = String::new();
+        describe(&program, "boxrig", true, &mut got);
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/commands.txt");
+        if std::env::var_os("BOXRIG_BLESS").is_some() {
+            std::fs::write(path, &got).unwrap();
+        }
+        let wanted = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(got == wanted, "BOXRIG_BLESS=1 writes it:\n{got}");
+    }
+
+    #[test]
+    fn the_tree_is_sound() {
+        program().debug_assert();
+    }
+}
