@@ -16,6 +16,9 @@ check() { # NAME, then the words of a test
   if "$@"; then passed=$((passed + 1)); echo "ok     $name"; else failed=$((failed + 1)); echo "FAILED $name"; fi
 }
 
+# Two texts that are there and differ.
+differ() { test -n "$1" && test -n "$2" && test "$1" != "$2"; }
+
 as_user() { # WHO, then a prefix of commands
   local who=$1 home
   shift
@@ -35,16 +38,17 @@ as_user() { # WHO, then a prefix of commands
   local kind
   for kind in pid mnt user net uts ipc; do
     check "$who: another $kind namespace" \
-      test "$(run readlink /proc/self/ns/$kind)" != "$(readlink /proc/self/ns/$kind)"
+      differ "$(run readlink /proc/self/ns/$kind)" "$(readlink /proc/self/ns/$kind)"
   done
-  check "$who: another host name" test "$(run hostname)" != "$(hostname)"
-  check "$who: a file of the host is not readable" test "$(run cat "$home/canary" 2>/dev/null)" != "$canary"
+  check "$who: another host name" differ "$(run hostname)" "$(hostname)"
+  check "$who: a file of the host is not readable" differ "$(run sh -c "cat $home/canary 2>&1; echo tried")" "$canary
+tried"
   check "$who: it is not found by looking either" \
     test -z "$(run sh -c 'find / -name canary -not -path "/proc/*" 2>/dev/null')"
   check "$who: stdout and stderr are kept apart" test "$(run sh -c 'echo out; echo err >&2' 2>/dev/null)" = out
   run /no/such/thing 2>/dev/null
   check "$who: a missing command is 127" test $? -eq 127
-  check "$who: nothing is left" test -z "$(box ls -o name)"
+  check "$who: nothing is left" test "$(box ls -o name && echo listed)" = listed
   box down >/dev/null 2>&1
   rm -rf "$home"
 }
