@@ -7,8 +7,8 @@ Modes, each the imitation of a host that people really meet:
 
     no-namespaces   a container without extra rights: a seccomp filter answers EPERM to
                     new namespaces, setns and mounts, and ENOSYS to clone3 (Docker's default filter)
-    no-userns       user namespaces switched off: `max_user_namespaces` is 0. Done in a
-                    child user namespace, so that nothing of the host changes
+    no-userns       user namespaces switched off: `max_user_namespaces` is 0. Done in a user
+                    namespace with the same ids, so that nothing of the host changes
     no-mount        namespaces are given and mounts are then refused with EACCES (Ubuntu's
                     AppArmor limit on unprivileged user namespaces)
 
@@ -102,14 +102,51 @@ def install_filter(mode):
         die(f"prctl(SECCOMP): {os.strerror(ctypes.get_errno())}")
 
 
+def forbid_user_namespaces():
+    """Goes into a user namespace where everybody keeps their ids and whose limit of further ones is 0.
+
+    The limit belongs to the namespace that it is written in, so the host's is not touched. The
+    parent stays behind to write the maps, which for all ids takes root outside.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    clone_newuser = 0x10000000
+    uid, gid = os.geteuid(), os.getegid()
+    parent = os.getpid()
+    to_helper, to_us = os.pipe(), os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        os.read(to_helper[0], 1)
+        count = 4294967295
+        try:
+            for name, first in (("uid_map", uid), ("gid_map", gid)):
+                text = f"0 0 {count}" if uid == 0 else f"{first} {first} 1"
+                if uid != 0 and name == "gid_map":
+                    with open(f"/proc/{parent}/setgroups", "w") as file:
+                        file.write("deny")
+                with open(f"/proc/{parent}/{name}", "w") as file:
+                    file.write(text)
+            os.write(to_us[1], b"+")
+        except OSError as error:
+            print(f"confine: mapping ids: {error}", file=sys.stderr)
+        os._exit(0)
+    if libc.unshare(clone_newuser) != 0:
+        die(f"unshare: {os.strerror(ctypes.get_errno())}")
+    os.write(to_helper[1], b"+")
+    os.close(to_us[1])
+    mapped = os.read(to_us[0], 1) == b"+"
+    os.waitpid(helper, 0)
+    if not mapped:
+        die("the ids could not be mapped")
+    with open("/proc/sys/user/max_user_namespaces", "w") as limit:
+        limit.write("0")
+
+
 def main():
     if len(sys.argv) < 4 or sys.argv[2] != "--":
         die("usage: confine.py no-namespaces|no-userns|no-mount -- COMMAND...")
     mode, command = sys.argv[1], sys.argv[3:]
     if mode == "no-userns":
-        # The limit belongs to the user namespace it is written in; the child's does not touch the host.
-        inner = 'echo 0 > /proc/sys/user/max_user_namespaces || exit 126; exec "$@"'
-        command = ["unshare", "--user", "--map-root-user", "--", "sh", "-c", inner, "sh", *command]
+        forbid_user_namespaces()
     elif mode in ("no-namespaces", "no-mount"):
         install_filter(mode)
     else:

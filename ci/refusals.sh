@@ -20,7 +20,7 @@ bad() { failed=$((failed + 1)); echo "FAILED $*"; }
 
 # One refused run in MODE, by WHO: the text, the status, nothing left behind.
 refused_run() {
-  local mode=$1 who=$2 home golden=ci/golden/refusal-$1.txt
+  local mode=$1 who=$2 home golden=ci/golden/refusal-$1-$2.txt
   shift 2
   home=$(mktemp -d)
   chmod 0755 "$home"
@@ -72,7 +72,7 @@ whole_tests() {
 
 for mode in no-namespaces no-userns no-mount; do
   refused_run $mode root
-  refused_run $mode "uid 1000" setpriv --reuid=1000 --regid=1000 --clear-groups --
+  refused_run $mode user setpriv --reuid=1000 --regid=1000 --clear-groups --
 done
 if [ "$tests" != --no-tests ]; then
   cargo test --workspace --no-run --quiet || bad "building the tests"
