@@ -14,9 +14,10 @@ pub use exec::{EXIT_MARK, ExecEvent, ExecInput, ExecOutput, ExecSession, Trailer
 pub use ops::{CATALOG, CLASSIC, CONSOLE};
 pub use protocol::Convox;
 pub use reply::{Done, Reply, Text};
-pub use values::{Csv, FieldMap, Timestamp};
+pub use values::{Csv, FieldMap};
 
 use boxrig_wire::Caller;
+pub use boxrig_wire::Timestamp;
 
 /// A client of one rack. Cheap to clone, shared by tasks.
 #[derive(Clone, Debug)]

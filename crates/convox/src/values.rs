@@ -1,48 +1,13 @@
 //! The rack's encodings of values, and what its structures stand on.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use boxrig_wire::Value as Param;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use serde::{Deserialize, Deserializer, Serialize};
-
-/// Reads `null` as the type's empty value: the rack (Go) writes an empty list or map as `null`.
-pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
-}
 
 /// Whether a member marked `opt` is left out.
 pub(crate) fn is_empty<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
-}
-
-/// A moment in RFC 3339 with a fraction, as the rack writes it; the year 1 stands for "none".
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Timestamp(pub String);
-
-impl Timestamp {
-    /// Whether it stands for "none".
-    pub fn is_none(&self) -> bool {
-        self.0.is_empty() || self.0.starts_with("0001-01-01T00:00:00")
-    }
-}
-
-impl Default for Timestamp {
-    fn default() -> Self {
-        Self("0001-01-01T00:00:00Z".to_owned())
-    }
-}
-
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&boxrig_wire::escape_line(&self.0))
-    }
 }
 
 /// A list in one field, joined by commas. The rack cannot escape one, so an element must not hold any.

@@ -16,11 +16,12 @@ mod protocol;
 
 pub use envelope::{Answer, Async, List, Sync};
 pub use exec::{ExecEvent, ExecSession, ExecSockets, Signal, WindowSize};
-pub use model::{ConfigMap, DevicesMap, Merge, Nbd, Sftp, StatusCode, TcpForward, Timestamp};
+pub use model::{ConfigMap, DevicesMap, Merge, Nbd, Sftp, StatusCode, TcpForward};
 pub use ops::CATALOG;
 pub use protocol::Incus;
 
 use boxrig_wire::Caller;
+pub use boxrig_wire::Timestamp;
 
 /// A client of one Incus server. Cheap to clone, shared by tasks.
 #[derive(Clone, Debug)]

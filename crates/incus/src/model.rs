@@ -5,41 +5,14 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use boxrig_wire::UpgradeToken;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-
-/// Reads `null` as the type's empty value: the daemon (Go) writes an empty list or map as `null`.
-pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
-}
 
 /// Configuration keys with their values; all values are text.
 pub type ConfigMap = BTreeMap<String, String>;
 
 /// Devices by name, each a map of keys with their values.
 pub type DevicesMap = BTreeMap<String, BTreeMap<String, String>>;
-
-/// A moment in RFC 3339, as the daemon writes it; empty or in the year 1 for "never".
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Timestamp(pub String);
-
-impl Timestamp {
-    /// Whether it says "never": Go's zero time.
-    pub fn is_never(&self) -> bool {
-        self.0.is_empty() || self.0.starts_with("0001-01-01T00:00:00")
-    }
-}
-
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&boxrig_wire::escape_line(&self.0))
-    }
-}
 
 /// The state of an operation or instance by number. The texts beside it vary in spelling.
 #[derive(

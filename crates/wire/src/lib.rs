@@ -26,6 +26,7 @@ mod body;
 mod call;
 mod endpoint;
 mod error;
+mod go;
 mod lines;
 mod open_enum;
 mod operation;
@@ -46,6 +47,7 @@ pub use call::{
 };
 pub use endpoint::{Catalog, Endpoint, Idempotency, Meta, Protocol, ReplyShape, Request};
 pub use error::{ApiError, Error, Kind, Result};
+pub use go::{Timestamp, nullable};
 pub use lines::{LineStream, Lines};
 pub use operation::{Operation, Progress, Work};
 pub use paging::pages;

@@ -146,7 +146,9 @@ fn models(structs: &serde_json::Map<String, Value>, overlay: &Value) -> Result<S
         body.push_str("    /// Members that this version does not know.\n    #[serde(flatten)]\n    pub extra: Map<String, Value>,\n}\n\n");
     }
     Ok(format!(
-        "//! The structures of the rack API.\n\nuse std::collections::BTreeMap;\n\nuse serde::{{Deserialize, Serialize}};\nuse serde_json::{{Map, Value}};\n\nuse crate::values::{{Timestamp, is_empty, nullable}};\n\n{body}"
+        "//! The structures of the rack API.\n\nuse std::collections::BTreeMap;\n\nuse serde::{{Deserialize, Serialize}};\nuse serde_json::{{Map, Value}};\n\nuse boxrig_wire::{{Timestamp, nullable}};
+
+use crate::values::is_empty;\n\n{body}"
     ))
 }
 

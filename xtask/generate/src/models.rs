@@ -64,11 +64,11 @@ pub(crate) fn generate(
             ("Serialize", "use serde::{Deserialize, Serialize};\n"),
             ("Value", "use serde_json::Value;\n"),
             ("Map<", "use serde_json::Map;\n"),
-            ("nullable", "use crate::model::nullable;\n"),
+            ("nullable", "use boxrig_wire::nullable;\n"),
             ("ConfigMap", "use crate::model::ConfigMap;\n"),
             ("DevicesMap", "use crate::model::DevicesMap;\n"),
             ("StatusCode", "use crate::model::StatusCode;\n"),
-            ("Timestamp", "use crate::model::Timestamp;\n"),
+            ("Timestamp", "use boxrig_wire::Timestamp;\n"),
         ] {
             let found = match word {
                 "Map<" => body.contains(": Map<"),

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::values::{Timestamp, is_empty, nullable};
+use boxrig_wire::{Timestamp, nullable};
+
+use crate::values::is_empty;
 
 /// The `App` structure of a rack.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

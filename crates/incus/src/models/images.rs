@@ -5,8 +5,8 @@
 
 #[allow(unused_imports)]
 use super::*;
-use crate::model::Timestamp;
-use crate::model::nullable;
+use boxrig_wire::Timestamp;
+use boxrig_wire::nullable;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 use serde_json::Value;

@@ -6,7 +6,7 @@
 #[allow(unused_imports)]
 use super::*;
 use crate::model::ConfigMap;
-use crate::model::nullable;
+use boxrig_wire::nullable;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 use serde_json::Value;

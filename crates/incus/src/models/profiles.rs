@@ -7,7 +7,7 @@
 use super::*;
 use crate::model::ConfigMap;
 use crate::model::DevicesMap;
-use crate::model::nullable;
+use boxrig_wire::nullable;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 use serde_json::Value;
