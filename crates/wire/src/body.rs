@@ -1,6 +1,7 @@
 //! Bodies: the one type that travels, and the codecs that fill it.
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -126,7 +127,7 @@ impl WireBody {
 }
 
 fn too_large(limit: usize) -> BodyError {
-    format!("the body is larger than {limit} bytes").into()
+    Unreadable::TooLarge(limit).into()
 }
 
 impl Default for WireBody {
@@ -162,6 +163,36 @@ impl Body for WireBody {
     }
 }
 
+/// Why a request body cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unreadable {
+    /// It is larger than this many bytes.
+    TooLarge(usize),
+    /// It is not what it should be, in words.
+    Wrong(String),
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge(limit) => write!(f, "it is larger than {limit} bytes"),
+            Self::Wrong(why) => f.write_str(why),
+        }
+    }
+}
+
+impl StdError for Unreadable {}
+
+impl From<BodyError> for Unreadable {
+    fn from(e: BodyError) -> Self {
+        match e.downcast::<Self>() {
+            Ok(e) => *e,
+            Err(e) => Self::Wrong(e.to_string()),
+        }
+    }
+}
+
 /// How a request body is written by a client and read by a server.
 pub trait BodyCodec: Sized + Send {
     /// Writes the body and the headers that describe it.
@@ -175,7 +206,7 @@ pub trait BodyCodec: Sized + Send {
         headers: &HeaderMap,
         body: WireBody,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Self, String>>;
+    ) -> BoxFuture<'_, Result<Self, Unreadable>>;
 }
 
 /// No body. Reading passes over whatever was sent.
@@ -186,13 +217,17 @@ impl BodyCodec for NoBody {
     fn encode(self, _: &mut HeaderMap) -> Result<WireBody, String> {
         Ok(WireBody::empty())
     }
-    fn decode(_: &HeaderMap, body: WireBody, limit: usize) -> BoxFuture<'_, Result<Self, String>> {
+    fn decode(
+        _: &HeaderMap,
+        body: WireBody,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Self, Unreadable>> {
         // Read to its end, so that the connection can be used again.
         Box::pin(async move {
             body.collect(limit)
                 .await
                 .map(|_| Self)
-                .map_err(|e| e.to_string())
+                .map_err(Unreadable::from)
         })
     }
 }
@@ -208,14 +243,18 @@ impl<T: Serialize + DeserializeOwned + Send> BodyCodec for Json<T> {
             .map(WireBody::full)
             .map_err(|e| e.to_string())
     }
-    fn decode(_: &HeaderMap, body: WireBody, limit: usize) -> BoxFuture<'_, Result<Self, String>> {
+    fn decode(
+        _: &HeaderMap,
+        body: WireBody,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Self, Unreadable>> {
         Box::pin(async move {
-            let bytes = body.collect(limit).await.map_err(|e| e.to_string())?;
+            let bytes = body.collect(limit).await?;
             // An absent body is an empty object: every member is then its default or named missing.
             let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
             serde_json::from_slice(text)
                 .map(Self)
-                .map_err(|e| e.to_string())
+                .map_err(|e| Unreadable::Wrong(e.to_string()))
         })
     }
 }
@@ -232,12 +271,19 @@ impl<P: Params> BodyCodec for Form<P> {
         );
         Ok(WireBody::full(encode_pairs(&self.0.to_pairs())))
     }
-    fn decode(_: &HeaderMap, body: WireBody, limit: usize) -> BoxFuture<'_, Result<Self, String>> {
+    fn decode(
+        _: &HeaderMap,
+        body: WireBody,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Self, Unreadable>> {
         Box::pin(async move {
-            let bytes = body.collect(limit).await.map_err(|e| e.to_string())?;
-            let text = std::str::from_utf8(&bytes).map_err(|e| e.to_string())?;
-            let pairs = decode_pairs(text).ok_or("the form is not UTF-8")?;
-            P::from_pairs(&pairs).map(Self).map_err(|e| e.to_string())
+            let bytes = body.collect(limit).await?;
+            let text = std::str::from_utf8(&bytes).map_err(|e| Unreadable::Wrong(e.to_string()))?;
+            let pairs = decode_pairs(text)
+                .ok_or_else(|| Unreadable::Wrong("the form is not UTF-8".to_owned()))?;
+            P::from_pairs(&pairs)
+                .map(Self)
+                .map_err(|e| Unreadable::Wrong(e.to_string()))
         })
     }
 }
@@ -274,7 +320,7 @@ impl BodyCodec for ByteBody {
         headers: &HeaderMap,
         body: WireBody,
         _: usize,
-    ) -> BoxFuture<'_, Result<Self, String>> {
+    ) -> BoxFuture<'_, Result<Self, Unreadable>> {
         let content_type = headers
             .get(CONTENT_TYPE)
             .and_then(|v| v.to_str().ok())

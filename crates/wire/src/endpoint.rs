@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 
 use crate::params::decode_pairs;
 use crate::{
-    ApiError, BodyCodec, BoxFuture, Error, Params, PathTemplate, PathValues, ReplyCodec, WireBody,
+    ApiError, BodyCodec, BoxFuture, Error, Params, PathTemplate, PathValues, ReplyCodec,
+    Unreadable, WireBody,
 };
 
 /// Whether an operation may be sent twice.
@@ -194,7 +195,13 @@ impl<E: Endpoint> Request<E> {
                 E::Headers::from_pairs(&pairs).map_err(|e| ApiError::invalid(e.to_string()))?;
             let body = E::Body::decode(&parts.headers, body, limit)
                 .await
-                .map_err(|e| ApiError::invalid(format!("invalid body: {e}")))?;
+                .map_err(|e| {
+                    let error = ApiError::invalid(format!("invalid body: {e}"));
+                    match e {
+                        Unreadable::TooLarge(_) => error.with_status(StatusCode::PAYLOAD_TOO_LARGE),
+                        _ => error,
+                    }
+                })?;
             Ok(Self {
                 path,
                 query,

@@ -40,7 +40,7 @@ mod secret;
 mod text;
 pub mod ws;
 
-pub use body::{BodyCodec, BodyError, ByteBody, Form, Json, NoBody, WireBody};
+pub use body::{BodyCodec, BodyError, ByteBody, Form, Json, NoBody, Unreadable, WireBody};
 pub use call::{
     Authorize, BaseUrl, CallOptions, Caller, NoAuth, Outgoing, RawBody, RawRequest, Timeout,
     Transport,
