@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use boxrig_wire::Untrusted;
 use serde::Serialize;
 
 /// Which way to copy.
@@ -79,8 +80,10 @@ pub struct CopyReport {
     pub bytes: u64,
     /// Files, directories and links, where they were counted.
     pub entries: Option<u64>,
-    /// How the copy was checked against the original (`sha256`, `length`), in words.
+    /// How the copy was checked against the original: `sha256`, `gzip` (its checksum), `length`.
     pub checked: String,
+    /// What was left out or remarked on, one line each.
+    pub warnings: Vec<Untrusted>,
 }
 
 impl CopyReport {
@@ -90,6 +93,7 @@ impl CopyReport {
             bytes,
             entries,
             checked: checked.into(),
+            warnings: Vec::new(),
         }
     }
 }

@@ -4,8 +4,8 @@ use std::any::Any;
 use std::time::Duration;
 
 use boxrig_fastvm::{
-    Client, Exec, ExecEvent as WireEvent, ExecExit, Launch, ListVms, MachineType, Ttl, Vm,
-    VmStatus, Wait,
+    Checked, Client, Exec, ExecEvent as WireEvent, ExecExit, Launch, ListVms, MachineType,
+    TransferOptions, TransferReport, Ttl, Vm, VmStatus, Wait,
 };
 use boxrig_wire::{BoxFuture, BoxStream, Error, Kind, Operation, Result, Untrusted};
 use futures_util::{StreamExt, stream};
@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use crate::exec::NoControl;
 use crate::{
-    Capabilities, Capability, Compute, ExecEvent, ExecSession, ExecSpec, ExitStatus, ForkSpec,
-    Instance, LaunchSpec, ListOptions, Platform, Power, Snapshot, SnapshotSpec, Source, State,
-    Stdin, WaitFor, Waiting, ready,
+    Capabilities, Capability, Compute, CopyReport, CopySpec, Direction, ExecEvent, ExecSession,
+    ExecSpec, ExitStatus, ForkSpec, Instance, LaunchSpec, ListOptions, Platform, Power, Snapshot,
+    SnapshotSpec, Source, State, Stdin, WaitFor, Waiting, ready,
 };
 
 /// The metadata key under which a launch leaves its token.
@@ -33,6 +33,7 @@ const CAPABILITIES: &[Capability] = &[
     Capability::Pause,
     Capability::Resume,
     Capability::Exec,
+    Capability::Copy,
     Capability::Snapshot,
     Capability::Fork,
 ];
@@ -179,6 +180,28 @@ fn ended(exit: &ExecExit) -> Vec<Result<ExecEvent>> {
         ExitStatus::new(exit.code)
     })));
     events
+}
+
+/// What the transfer reports, in the words of all platforms.
+fn report(done: TransferReport) -> CopyReport {
+    let checked = match done.checked {
+        Checked::Sha256 => "sha256",
+        Checked::Gzip => "gzip",
+        _ => "length",
+    };
+    let mut report = CopyReport::new(done.bytes, Some(done.entries), checked);
+    report.warnings = done
+        .skipped
+        .iter()
+        .map(|s| Untrusted::new(format!("left out: {}: {}", s.path.raw(), s.why)))
+        .collect();
+    let more = done.skipped_count.saturating_sub(done.skipped.len() as u64);
+    if more > 0 {
+        let line = format!("left out: {more} more");
+        report.warnings.push(Untrusted::new(line));
+    }
+    report.warnings.extend(done.warnings);
+    report
 }
 
 fn state(status: &VmStatus) -> State {
@@ -329,6 +352,30 @@ impl Compute for Fastvm {
                 events.boxed(),
                 Arc::new(NoControl("fastvm")),
             ))
+        })
+    }
+
+    fn copy<'a>(&'a self, id: &'a str, spec: CopySpec) -> BoxFuture<'a, Result<CopyReport>> {
+        Box::pin(async move {
+            let mut options = TransferOptions::new();
+            if let Some(progress) = spec.progress {
+                options = options.progress(move |p| progress(p.bytes, p.total));
+            }
+            let done = match spec.direction {
+                Direction::In => {
+                    let sent = self
+                        .client
+                        .upload_with(id, &spec.local, &spec.remote, &options);
+                    sent.await?
+                }
+                Direction::Out => {
+                    let got = self
+                        .client
+                        .download_with(id, &spec.remote, &spec.local, &options);
+                    got.await?
+                }
+            };
+            Ok(report(done))
         })
     }
 

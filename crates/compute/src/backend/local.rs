@@ -17,9 +17,9 @@ use tokio::time::Instant;
 
 use super::fastvm::Fastvm;
 use crate::{
-    Capabilities, Capability, Compute, ExecControl, ExecEvent, ExecSession, ExecSpec, ExitStatus,
-    ForkSpec, Instance, LaunchSpec, ListOptions, LogOptions, Platform, Power, Snapshot,
-    SnapshotSpec, Stdin, TtySize, Waiting, ready,
+    Capabilities, Capability, Compute, CopyReport, CopySpec, ExecControl, ExecEvent, ExecSession,
+    ExecSpec, ExitStatus, ForkSpec, Instance, LaunchSpec, ListOptions, LogOptions, Platform, Power,
+    Snapshot, SnapshotSpec, Stdin, TtySize, Waiting, ready,
 };
 
 const SIGKILL: i32 = 9;
@@ -105,10 +105,13 @@ fn capabilities(fastvm: &Capabilities, info: &Info) -> Capabilities {
             &[C::Snapshot, C::LaunchFromSnapshot, C::Restore, C::Fork],
         ),
     ];
+    // Without isolation a path means one thing to the transfer and another to the commands that check it.
+    let no_copy = info.isolation == "none";
     let lacks = |what: C| {
-        NEEDS.iter().any(|(ability, needed_by)| {
-            needed_by.contains(&what) && info.capabilities[ability] == serde_json::json!(false)
-        })
+        (what == C::Copy && no_copy)
+            || NEEDS.iter().any(|(ability, needed_by)| {
+                needed_by.contains(&what) && info.capabilities[ability] == serde_json::json!(false)
+            })
     };
     let all: Vec<C> = C::ALL
         .iter()
@@ -116,6 +119,10 @@ fn capabilities(fastvm: &Capabilities, info: &Info) -> Capabilities {
         .copied()
         .collect();
     Capabilities::new("local", &all)
+        .with_native(
+            C::Copy,
+            "the instance's files are in a folder of this machine: `boxrig exec NAME -- pwd`",
+        )
         .with_native(C::Stop, "pause it: `boxrig pause`")
         .with_native(C::Start, "resume a paused instance: `boxrig resume`")
 }
@@ -210,6 +217,13 @@ impl Compute for Local {
                 stream::unfold(state, Running::step).boxed(),
                 control,
             ))
+        })
+    }
+
+    fn copy<'a>(&'a self, id: &'a str, spec: CopySpec) -> BoxFuture<'a, Result<CopyReport>> {
+        Box::pin(async move {
+            self.capabilities.require(Capability::Copy)?;
+            self.fastvm.copy(id, spec).await
         })
     }
 

@@ -203,12 +203,18 @@ struct Stage {
 
 impl Stage {
     fn spawn(program: BorrowedFd<'_>, socket: OwnedFd) -> std::result::Result<Self, LaunchError> {
+        // To be read as well: it becomes the standard input of commands that are given none.
+        let null = fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map_err(|e| LaunchError::new("open /dev/null", e))?;
         let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
             .arg0(proto::STAGE_NAME)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(socket))
-            .stdout(Stdio::null())
+            .stdout(Stdio::from(null))
             .stderr(Stdio::null())
             .spawn()
             .map_err(|e| LaunchError::new("run the agent from memory", e))?;

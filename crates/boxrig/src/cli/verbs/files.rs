@@ -153,6 +153,9 @@ async fn copy(s: &Session, found: &Found, spec: CopySpec, what: &str) -> Outcome
     let (direction, local, remote) = (spec.direction, spec.local.clone(), spec.remote.clone());
     let report: CopyReport = found.compute.copy(&found.instance.id, spec).await?;
     drop(bar);
+    for warning in &report.warnings {
+        s.say(&format!("warning: {warning}"));
+    }
     if s.style.format == output::Format::Table {
         let size = output::bytes(report.bytes);
         s.say(&format!(
@@ -170,6 +173,7 @@ async fn copy(s: &Session, found: &Found, spec: CopySpec, what: &str) -> Outcome
         "bytes": report.bytes,
         "entries": report.entries,
         "checked": report.checked,
+        "warnings": report.warnings.iter().map(|w| w.raw()).collect::<Vec<_>>(),
     });
     Ok(output::one(
         &mut std::io::stdout().lock(),
