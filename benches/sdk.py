@@ -3,6 +3,7 @@
 usage: sdk.py ORIGIN SCENARIO [ARG]   prints one JSON line, as the Rust side does
 """
 import json
+import os
 import resource
 import sys
 import time
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fastvm import FastvmClient
 
+# As on the Rust side (`src/lib.rs`).
 CALLS = 400
 FLIGHT = 64
 
@@ -42,7 +44,6 @@ def main():
                 units += len(event.data)
     elif scenario == "download":
         client.download(vm, "/object", arg)
-        import os
         units = os.path.getsize(arg)
     elif scenario == "upload-dir":
         client.upload(vm, arg, "/root/tree")

@@ -7,12 +7,18 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+/// Calls of the exec scenario, one after the other. `sdk.py` makes as many.
+pub const CALLS: u64 = 400;
+/// Calls that are under way at the same time in the flight scenario, which makes four times [`CALLS`].
+pub const FLIGHT: usize = 64;
 /// Bytes of the stream scenario.
 pub const STREAM_BYTES: usize = 256 * 1024 * 1024;
 /// Bytes in one event of the stream scenario.
 pub const STREAM_EVENT: usize = 32 * 1024;
 /// Bytes of the download scenario.
 pub const DOWNLOAD_BYTES: usize = 1024 * 1024 * 1024;
+/// The command that the canned listener answers with [`STREAM_BYTES`] of output.
+pub const STREAM_COMMAND: &str = "stream-scenario";
 
 /// What one run of a scenario cost.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,7 +46,10 @@ impl Meter {
     /// Starts.
     #[must_use]
     pub fn start() -> Self {
-        Self { started: Instant::now(), cpu: cpu_time() }
+        Self {
+            started: Instant::now(),
+            cpu: cpu_time(),
+        }
     }
 
     /// Ends, after `units` calls or bytes.
@@ -59,7 +68,10 @@ impl Meter {
 /// CPU time of this process so far.
 fn cpu_time() -> Duration {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(t.tv_sec.unsigned_abs(), u32::try_from(t.tv_nsec).unwrap_or(0))
+    Duration::new(
+        t.tv_sec.unsigned_abs(),
+        u32::try_from(t.tv_nsec).unwrap_or(0),
+    )
 }
 
 /// The peak resident size, from `/proc/self/status`; 0 where there is none.

@@ -1,5 +1,6 @@
 //! Development tasks: `cargo xtask <task>`.
 
+mod bench;
 mod coverage;
 #[cfg(test)]
 mod fastvm_document;
@@ -22,6 +23,9 @@ usage: cargo xtask TASK
 
   coverage [--check|--write]   what is done per platform; compares or writes the tables
   generate [--check]           the generated models and descriptions; compares or writes them
+  bench [--quick]              the clients, the engine and the command line, measured against peers;
+                               prints the figures and writes docs/performance.md
+      --only clients|engine|cli        only this part; writes nothing
   licences                     every dependency has an accepted licence and none is banned
   peers fastvm [OPTIONS]       the vendor's Python SDK, unmodified, against `boxrig serve`
       --suite live|generated|script    only this one (repeatable)
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
         ["coverage", options @ ..] => coverage::run(options),
         ["generate", options @ ..] => generate(options),
         ["licences"] => licences::check(),
+        ["bench", options @ ..] => bench::run(options),
         ["peers", "fastvm", options @ ..] => peers::fastvm::run(options),
         _ => {
             eprint!("{USAGE}");

@@ -129,6 +129,11 @@ impl Server {
         Ok(server)
     }
 
+    /// The server's process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A variable of the environment file.
     pub(crate) fn var(&self, name: &str) -> Result<&str> {
         let value = self.env.get(name).map(String::as_str);

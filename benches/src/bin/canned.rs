@@ -1,27 +1,52 @@
 //! A listener with canned FastVM answers: it does nothing but read requests and write ready bytes, so
 //! that what is measured is the client. Plain threads and blocking sockets, no code of boxrig in it.
+//!
+//! usage: `canned [--keep FILE]`; prints its origin, and with `--keep` writes the last upload to FILE.
+//!
+//! It plays a machine that has `sh`, `tar`, `curl` and `sha256sum`, and in which every path is one file
+//! of [`DOWNLOAD_BYTES`] bytes. It answers what the clients' commands ask of such a machine; what an
+//! upload contains is not looked at, so a command that would check one says that it had no `sha256sum`.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
-use boxrig_benches::{DOWNLOAD_BYTES, STREAM_BYTES, STREAM_EVENT};
+use base64::engine::general_purpose::STANDARD;
+use boxrig_benches::{DOWNLOAD_BYTES, STREAM_BYTES, STREAM_COMMAND, STREAM_EVENT};
+use sha2::{Digest, Sha256};
+
+/// What the download consists of.
+const BLOCK: [u8; 1024 * 1024] = [0x5a; 1024 * 1024];
 
 struct Canned {
     origin: String,
+    /// One event as a chunk of HTTP's chunked coding.
     event: Vec<u8>,
-    block: Vec<u8>,
+    keep: Option<PathBuf>,
+    sha256: OnceLock<String>,
 }
 
 fn main() -> io::Result<()> {
+    let mut arguments = std::env::args_os().skip(1);
+    let keep = match arguments.next() {
+        None => None,
+        Some(option) if option == "--keep" => arguments.next().map(PathBuf::from),
+        Some(_) => return Err(io::Error::other("usage: canned [--keep FILE]")),
+    };
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let origin = format!("http://{}", listener.local_addr()?);
     println!("{origin}");
     io::stdout().flush()?;
-    let chunk = base64::engine::general_purpose::STANDARD.encode(vec![b'x'; STREAM_EVENT]);
-    let event = format!("{{\"t\":\"o\",\"d\":\"{chunk}\"}}\n").into_bytes();
-    let canned = Arc::new(Canned { origin, event, block: vec![0x5a; 1024 * 1024] });
+    let data = STANDARD.encode(vec![b'x'; STREAM_EVENT]);
+    let canned = Arc::new(Canned {
+        origin,
+        event: chunk(format!("{{\"t\":\"o\",\"d\":\"{data}\"}}\n").as_bytes()),
+        keep,
+        sha256: OnceLock::new(),
+    });
     for stream in listener.incoming() {
         let (stream, canned) = (stream?, canned.clone());
         std::thread::spawn(move || {
@@ -32,129 +57,190 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
+/// Bytes as one chunk.
+fn chunk(bytes: &[u8]) -> Vec<u8> {
+    let mut out = format!("{:x}\r\n", bytes.len()).into_bytes();
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// What of a request's head matters here.
+#[derive(Default)]
+struct Head {
+    method: String,
+    path: String,
+    length: u64,
+    chunked: bool,
+    /// The answer is wanted as lines of JSON.
+    lines: bool,
+    expects: bool,
+}
+
+impl Head {
+    /// Reads one; `None` when the client is done.
+    fn read(input: &mut impl BufRead) -> io::Result<Option<Self>> {
+        let mut line = String::new();
+        if input.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        let mut words = line.split_ascii_whitespace();
+        let mut word = || words.next().unwrap_or_default().to_owned();
+        let mut head = Self {
+            method: word(),
+            path: word(),
+            ..Self::default()
+        };
+        loop {
+            line.clear();
+            input.read_line(&mut line)?;
+            let header = line.trim_end().to_ascii_lowercase();
+            match header.split_once(": ") {
+                None if header.is_empty() => return Ok(Some(head)),
+                Some(("content-length", n)) => head.length = n.parse().unwrap_or(0),
+                Some(("transfer-encoding", v)) => head.chunked = v.contains("chunked"),
+                Some(("accept", v)) => head.lines = v.contains("x-ndjson"),
+                Some(("expect", _)) => head.expects = true,
+                _ => {}
+            }
+        }
+    }
+}
+
 fn serve(stream: TcpStream, canned: &Canned) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut out = stream.try_clone()?;
     let mut input = BufReader::with_capacity(256 * 1024, stream);
-    loop {
-        let mut line = String::new();
-        if input.read_line(&mut line)? == 0 {
-            return Ok(());
-        }
-        let mut words = line.split_ascii_whitespace();
-        let (method, path) = (words.next().unwrap_or("").to_owned(), words.next().unwrap_or("").to_owned());
-        let (mut length, mut chunked, mut lines, mut expects) = (0usize, false, false, false);
-        loop {
-            let mut header = String::new();
-            input.read_line(&mut header)?;
-            let header = header.trim_end().to_ascii_lowercase();
-            match header.split_once(": ") {
-                None if header.is_empty() => break,
-                Some(("content-length", n)) => length = n.parse().unwrap_or(0),
-                Some(("transfer-encoding", v)) => chunked = v.contains("chunked"),
-                Some(("accept", v)) => lines = v.contains("x-ndjson"),
-                Some(("expect", _)) => expects = true,
-                _ => {}
-            }
-        }
-        if expects {
+    while let Some(head) = Head::read(&mut input)? {
+        if head.expects {
             out.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
-        let body = if method == "PUT" {
-            drain(&mut input, length, chunked)?;
-            Vec::new()
-        } else {
-            let mut body = vec![0; length];
-            input.read_exact(&mut body)?;
-            body
-        };
-        answer(&mut out, canned, &method, &path, &body, lines)?;
+        let mut body = Vec::new();
+        match &canned.keep {
+            Some(file) if head.method == "PUT" => {
+                read_body(&mut input, &head, &mut File::create(file)?)?
+            }
+            None if head.method == "PUT" => read_body(&mut input, &head, &mut io::sink())?,
+            _ => read_body(&mut input, &head, &mut body)?,
+        }
+        answer(&mut out, canned, &head, &body)?;
     }
+    Ok(())
 }
 
-/// Reads an upload and forgets it.
-fn drain(input: &mut BufReader<TcpStream>, length: usize, chunked: bool) -> io::Result<()> {
-    if !chunked {
-        io::copy(&mut input.take(length as u64), &mut io::sink())?;
-        return Ok(());
+fn read_body(input: &mut impl BufRead, head: &Head, to: &mut dyn Write) -> io::Result<()> {
+    if !head.chunked {
+        return pass(input, head.length, to);
     }
+    let mut line = String::new();
     loop {
-        let mut size = String::new();
-        input.read_line(&mut size)?;
-        let size = usize::from_str_radix(size.trim(), 16).map_err(io::Error::other)?;
-        io::copy(&mut input.take(size as u64), &mut io::sink())?;
-        let mut end = String::new();
-        input.read_line(&mut end)?;
+        line.clear();
+        input.read_line(&mut line)?;
+        let size = u64::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
+        pass(input, size, to)?;
+        input.read_exact(&mut [0; 2])?;
         if size == 0 {
             return Ok(());
         }
     }
 }
 
-fn answer(
-    out: &mut TcpStream,
-    canned: &Canned,
-    method: &str,
-    path: &str,
-    body: &[u8],
-    lines: bool,
-) -> io::Result<()> {
+/// Hands `n` bytes on.
+fn pass(input: &mut impl BufRead, mut n: u64, to: &mut dyn Write) -> io::Result<()> {
+    while n > 0 {
+        let have = input.fill_buf()?;
+        if have.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let take = have.len().min(usize::try_from(n).unwrap_or(usize::MAX));
+        to.write_all(&have[..take])?;
+        input.consume(take);
+        n -= take as u64;
+    }
+    Ok(())
+}
+
+fn answer(out: &mut TcpStream, canned: &Canned, head: &Head, body: &[u8]) -> io::Result<()> {
     let json = |out: &mut TcpStream, text: &str| {
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length";
         out.write_all(format!("{head}: {}\r\n\r\n{text}", text.len()).as_bytes())
     };
-    match (method, path) {
+    match (head.method.as_str(), head.path.as_str()) {
         ("GET", "/object") => {
+            let kind = "application/octet-stream";
             write!(
                 out,
-                "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {DOWNLOAD_BYTES}\r\n\r\n"
+                "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {DOWNLOAD_BYTES}\r\n\r\n"
             )?;
-            for _ in 0..DOWNLOAD_BYTES / canned.block.len() {
-                out.write_all(&canned.block)?;
+            for _ in 0..DOWNLOAD_BYTES / BLOCK.len() {
+                out.write_all(&BLOCK)?;
             }
             Ok(())
         }
         ("PUT", _) => out.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
-        ("POST", path) if path.ends_with("/files/presign") => json(
-            out,
-            &format!(
-                "{{\"uploadUrl\":\"{0}/object\",\"downloadUrl\":\"{0}/object\",\"expiresInSec\":900,\"maxUploadBytes\":10737418240}}",
-                canned.origin
-            ),
-        ),
-        ("POST", path) if path.ends_with("/exec") && lines => {
-            out.write_all(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n",
-            )?;
-            // The stream scenario's command says so; any other is done at once.
-            let events = if contains(body, b"stream-scenario") { STREAM_BYTES / STREAM_EVENT } else { 0 };
-            for _ in 0..events {
-                write!(out, "{:x}\r\n", canned.event.len())?;
-                out.write_all(&canned.event)?;
-                out.write_all(b"\r\n")?;
-            }
-            let end = b"{\"t\":\"x\",\"ms\":1}\n";
-            write!(out, "{:x}\r\n", end.len())?;
-            out.write_all(end)?;
-            out.write_all(b"\r\n0\r\n\r\n")
-        }
-        ("POST", path) if path.ends_with("/exec") => {
-            // The helpers ask whether a path is a directory: here it is a file.
-            let code = i32::from(contains(body, b"test -d") || contains(body, b"test\\u0020-d"));
+        ("POST", path) if path.ends_with("/files/presign") => {
+            let object = format!("{}/object", canned.origin);
             json(
                 out,
                 &format!(
-                    "{{\"exitCode\":{code},\"stdout\":\"\",\"stderr\":\"\",\"timedOut\":false,\"stdoutTruncated\":false,\"stderrTruncated\":false,\"durationMs\":1}}"
+                    "{{\"uploadUrl\":\"{object}\",\"downloadUrl\":\"{object}\",\"expiresInSec\":900,\
+                     \"maxUploadBytes\":10737418240}}"
                 ),
             )
         }
-        ("POST", path) if path.ends_with("/files/fetch") => json(
-            out,
-            "{\"exitCode\":0,\"stdout\":\"\",\"stderr\":\"\",\"timedOut\":false,\"stdoutTruncated\":false,\"stderrTruncated\":false,\"durationMs\":1}",
-        ),
+        ("POST", path) if path.ends_with("/files/fetch") => json(out, &result(0, "")),
+        ("POST", path) if path.ends_with("/exec") && head.lines => events(out, canned, body),
+        ("POST", path) if path.ends_with("/exec") => {
+            let (code, stdout) = machine(canned, body);
+            json(out, &result(code, &stdout))
+        }
         ("GET", "/v1/vms") => json(out, "[]"),
         _ => json(out, "{\"status\":\"ok\"}"),
     }
+}
+
+/// What the machine answers to a command: exit code and output, the latter as the text of a JSON string.
+fn machine(canned: &Canned, command: &[u8]) -> (i32, String) {
+    if contains(command, b"kind=directory") {
+        // Boxrig's client asks what a path is, and has it sent to the storage, in one command.
+        let sum = canned.sha256.get_or_init(|| {
+            let mut hash = Sha256::new();
+            for _ in 0..DOWNLOAD_BYTES / BLOCK.len() {
+                hash.update(BLOCK);
+            }
+            hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        });
+        let size = DOWNLOAD_BYTES;
+        let said = format!(
+            "kind=file\\nsize={size}\\nmode=644\\nmtime=1700000000\\nsha256={sum}\\nhead=0\\ncurl=0\\n"
+        );
+        return (0, said);
+    }
+    // The SDK asks first whether it is a directory: 1 says that it is a file.
+    (i32::from(contains(command, b"test -d")), String::new())
+}
+
+/// The answer to a command in the buffered form.
+fn result(code: i32, stdout: &str) -> String {
+    format!(
+        "{{\"exitCode\":{code},\"stdout\":\"{stdout}\",\"stderr\":\"\",\"timedOut\":false,\
+         \"stdoutTruncated\":false,\"stderrTruncated\":false,\"durationMs\":1}}"
+    )
+}
+
+/// The answer to a command as events.
+fn events(out: &mut TcpStream, canned: &Canned, command: &[u8]) -> io::Result<()> {
+    out.write_all(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n",
+    )?;
+    if contains(command, STREAM_COMMAND.as_bytes()) {
+        for _ in 0..STREAM_BYTES / STREAM_EVENT {
+            out.write_all(&canned.event)?;
+        }
+    }
+    let mut end = chunk(b"{\"t\":\"x\",\"ms\":1}\n");
+    end.extend_from_slice(b"0\r\n\r\n");
+    out.write_all(&end)
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {

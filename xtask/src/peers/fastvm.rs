@@ -295,6 +295,11 @@ struct Sdk {
     archive: PathBuf,
 }
 
+/// The interpreter that has the SDK; installs it when that was not done yet.
+pub(crate) fn sdk_python() -> Result<PathBuf> {
+    Ok(installed_sdk()?.venv.join("bin/python"))
+}
+
 /// Installs the SDK once per version under `target/peers`.
 fn installed_sdk() -> Result<Sdk> {
     let own = std::env::current_exe()?;

@@ -1,0 +1,95 @@
+//! Our side of the measurements: boxrig's FastVM client on the canned listener.
+//!
+//! usage: `client ORIGIN SCENARIO [PATH]`; prints one JSON line, as `sdk.py` does for the peer.
+//! What is measured begins with a connected client and ends with the last answer.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use boxrig_benches::{CALLS, FLIGHT, Meter, STREAM_COMMAND};
+use boxrig_fastvm::{Client, ExecEvent};
+use futures_util::StreamExt;
+
+/// Any machine: the listener has but one answer.
+const VM: &str = "00000000-0000-4000-8000-000000000001";
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (origin, scenario, path) = match words[..] {
+        [origin, scenario] => (origin, scenario, ""),
+        [origin, scenario, path] => (origin, scenario, path),
+        _ => return Err("usage: client ORIGIN SCENARIO [PATH]".into()),
+    };
+    let client = Client::builder().api_key("k").base_url(origin).build()?;
+    run(&client).await?; // connected, warm
+    let meter = Meter::start();
+    let units = match scenario {
+        "exec" => exec(&client).await?,
+        "flight" => flight(&client).await?,
+        "stream" => stream(&client).await?,
+        "download" => {
+            client.download(VM, "/object", path).await?;
+            std::fs::metadata(path)?.len()
+        }
+        "upload-dir" => {
+            client.upload(VM, path, "/root/tree").await?;
+            1
+        }
+        other => return Err(format!("unknown scenario {other}").into()),
+    };
+    println!("{}", serde_json::to_string(&meter.finish(scenario, units))?);
+    Ok(())
+}
+
+async fn run(client: &Client) -> Result<()> {
+    match client.vms().run(VM, ["true"]).await?.exit_code {
+        0 => Ok(()),
+        code => Err(format!("true ended with {code}").into()),
+    }
+}
+
+/// One call after the other.
+async fn exec(client: &Client) -> Result<u64> {
+    for _ in 0..CALLS {
+        run(client).await?;
+    }
+    Ok(CALLS)
+}
+
+/// [`FLIGHT`] calls at the same time.
+async fn flight(client: &Client) -> Result<u64> {
+    let calls = CALLS * 4;
+    let next = Arc::new(AtomicU64::new(0));
+    let tasks: Vec<_> = (0..FLIGHT)
+        .map(|_| {
+            let (client, next) = (client.clone(), next.clone());
+            tokio::spawn(async move {
+                while next.fetch_add(1, Ordering::Relaxed) < calls {
+                    run(&client).await?;
+                }
+                Ok::<(), Box<dyn Error + Send + Sync>>(())
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await??;
+    }
+    Ok(calls)
+}
+
+/// The output of one command.
+async fn stream(client: &Client) -> Result<u64> {
+    let mut events = client.vms().stream(VM, STREAM_COMMAND).await?;
+    let mut bytes = 0;
+    while let Some(event) = events.next().await {
+        if let ExecEvent::Stdout(chunk) = event? {
+            bytes += chunk.len() as u64;
+        }
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,119 @@
+//! Measurements against peers in the same run, and `docs/performance.md`.
+//!
+//! A slow figure never fails this task: machines differ, and so does what else they do. A crash
+//! and a wrong result do.
+
+mod clients;
+mod engine;
+mod report;
+mod scratch;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{Result, root, shell};
+
+/// How often everything is measured.
+#[derive(Clone, Copy)]
+struct Rounds {
+    /// Runs of a scenario that takes less than a second.
+    short: usize,
+    /// Runs of a scenario that takes seconds.
+    long: usize,
+    /// Instances started one after the other.
+    starts: usize,
+    /// Runs of a command of the command line.
+    commands: usize,
+}
+
+const FULL: Rounds = Rounds {
+    short: 9,
+    long: 7,
+    starts: 100,
+    commands: 50,
+};
+const QUICK: Rounds = Rounds {
+    short: 5,
+    long: 3,
+    starts: 50,
+    commands: 30,
+};
+
+/// Builds, measures, prints, and writes `docs/performance.md`.
+pub(crate) fn run(options: &[&str]) -> Result<()> {
+    let (mut rounds, mut only) = (FULL, None);
+    let mut rest = options.iter();
+    while let Some(option) = rest.next() {
+        match *option {
+            "--quick" => rounds = QUICK,
+            "--only" => only = Some(*rest.next().ok_or("--only needs clients, engine or cli")?),
+            other => return Err(format!("bench: unknown option {other}").into()),
+        }
+    }
+    let wanted = |part: &str| only.is_none_or(|o| o == part);
+    let programs = Programs::build()?;
+    let mut report = report::Report::new(options)?;
+    if wanted("clients") {
+        clients::measure(&programs, rounds, &mut report)?;
+    }
+    if wanted("engine") {
+        engine::starts(&programs, rounds, &mut report)?;
+        engine::idle(&programs, &mut report)?;
+    }
+    if wanted("cli") {
+        engine::command_line(&programs, rounds, &mut report)?;
+    }
+    if only.is_none() {
+        report.write(&root().join("docs/performance.md"))?;
+    }
+    println!("{}", report.verdict());
+    Ok(())
+}
+
+/// What is measured and what measures.
+struct Programs {
+    boxrig: PathBuf,
+    /// The folder of `canned`, `client` and `engine`.
+    benches: PathBuf,
+}
+
+impl Programs {
+    /// Builds them in the release profile; `BOXRIG_BIN` names a program to measure instead.
+    fn build() -> Result<Self> {
+        let cargo = |arguments: &[&str]| {
+            let mut cargo = Command::new(env!("CARGO"));
+            cargo.args(["build", "--quiet", "--release"]);
+            shell::run(cargo.args(arguments).current_dir(root()))
+        };
+        cargo(&["--package=boxrig-benches", "--bins"])?;
+        let own = std::env::current_exe()?;
+        let target = own
+            .ancestors()
+            .nth(2)
+            .ok_or("this program is in no target folder")?;
+        let benches = target.join("release");
+        let boxrig = match std::env::var_os("BOXRIG_BIN") {
+            Some(given) => Path::new(&given).canonicalize()?,
+            None => {
+                cargo(&["--package=boxrig", "--bin=boxrig"])?;
+                benches.join("boxrig")
+            }
+        };
+        Ok(Self { boxrig, benches })
+    }
+}
+
+/// A command without what our environment would change in it: other servers, other credentials, proxies.
+fn clean(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let ours = ["FASTVM_", "BOXRIG_", "XDG_"]
+            .iter()
+            .any(|prefix| text.starts_with(prefix));
+        if ours || text.to_ascii_lowercase().ends_with("_proxy") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}

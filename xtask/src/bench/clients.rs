@@ -1,0 +1,326 @@
+//! Boxrig's FastVM client, the vendor's SDK and curl on one canned-reply listener.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde::Deserialize;
+
+use super::report::{Figure, Goal, Report, Spread, short};
+use super::scratch::Scratch;
+use super::{Programs, Rounds, clean};
+use crate::peers::fastvm::sdk_python;
+use crate::{Result, root, shell};
+
+/// The most memory that a client may ever use, in MiB.
+const MEMORY: f64 = 32.0;
+const DOWNLOAD: u64 = 1024 * 1024 * 1024;
+
+/// What a run reports (`boxrig_benches::Cost`).
+#[derive(Debug, Deserialize)]
+struct Cost {
+    units: u64,
+    wall_s: f64,
+    cpu_s: f64,
+    peak_mib: f64,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Metric {
+    Cpu,
+    Wall,
+}
+
+struct Scenario {
+    /// As the two sides call it.
+    word: &'static str,
+    name: &'static str,
+    metric: Metric,
+    /// How many times better than the SDK is wanted.
+    wanted: f64,
+    long: bool,
+    why: &'static str,
+}
+
+const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        word: "exec",
+        name: "exec round trip, CPU time",
+        metric: Metric::Cpu,
+        wanted: 3.0,
+        long: false,
+        why: "",
+    },
+    Scenario {
+        word: "flight",
+        name: "64 calls in flight, rate",
+        metric: Metric::Wall,
+        wanted: 8.0,
+        long: false,
+        why: "",
+    },
+    Scenario {
+        word: "stream",
+        name: "stream of 256 MiB in 32 KiB events",
+        metric: Metric::Wall,
+        wanted: 5.0,
+        long: true,
+        why: "",
+    },
+    Scenario {
+        word: "download",
+        name: "download of 1 GiB",
+        metric: Metric::Wall,
+        wanted: 2.0,
+        long: true,
+        why: "",
+    },
+    Scenario {
+        word: "upload-dir",
+        name: "upload of a directory (2,000 files, 100 MiB)",
+        metric: Metric::Wall,
+        wanted: 8.0,
+        long: true,
+        why: "",
+    },
+];
+
+/// Why the download may be slower than curl's.
+const CURL_WHY: &str = "";
+
+/// Runs every scenario.
+pub(super) fn measure(programs: &Programs, rounds: Rounds, report: &mut Report) -> Result<()> {
+    let scratch = Scratch::new()?;
+    let bench = Bench {
+        client: programs.benches.join("client"),
+        python: sdk_python()?,
+        script: root().join("benches/sdk.py"),
+        canned: programs.benches.join("canned"),
+        tree: scratch.tree()?,
+        scratch,
+    };
+    bench.check_uploads()?;
+    let listener = Listener::start(&bench.canned, None)?;
+    for scenario in SCENARIOS {
+        let rounds = if scenario.long {
+            rounds.long
+        } else {
+            rounds.short
+        };
+        bench.scenario(&listener.origin, scenario, rounds, report)?;
+    }
+    Ok(())
+}
+
+/// A running canned listener; ended when dropped.
+struct Listener {
+    child: Child,
+    origin: String,
+}
+
+impl Listener {
+    fn start(program: &Path, keep: Option<&Path>) -> Result<Self> {
+        let mut command = Command::new(program);
+        if let Some(file) = keep {
+            command.arg("--keep").arg(file);
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut origin = String::new();
+        if let Some(stdout) = &mut child.stdout {
+            BufReader::new(stdout).read_line(&mut origin)?;
+        }
+        let origin = origin.trim_end().to_owned();
+        let listener = Self { child, origin };
+        if listener.origin.is_empty() {
+            return Err("the canned listener did not start".into());
+        }
+        Ok(listener)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // It may have ended by itself, and then what ran against it has failed already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Who {
+    Ours,
+    Sdk,
+}
+
+struct Bench {
+    client: PathBuf,
+    python: PathBuf,
+    script: PathBuf,
+    canned: PathBuf,
+    tree: PathBuf,
+    scratch: Scratch,
+}
+
+impl Bench {
+    /// What a side works on, if the scenario has files.
+    fn path(&self, word: &str, who: Who) -> Option<PathBuf> {
+        match (word, who) {
+            ("download", Who::Ours) => Some(self.scratch.path("ours")),
+            ("download", Who::Sdk) => Some(self.scratch.path("sdk")),
+            ("upload-dir", _) => Some(self.tree.clone()),
+            _ => None,
+        }
+    }
+
+    fn run(&self, who: Who, origin: &str, word: &str) -> Result<Cost> {
+        let mut command = match who {
+            Who::Ours => clean(&self.client),
+            Who::Sdk => {
+                let mut python = clean(&self.python);
+                python.arg(&self.script);
+                python
+            }
+        };
+        command.args([origin, word]);
+        if let Some(path) = self.path(word, who) {
+            command.arg(path);
+        }
+        let line = shell::read(&mut command)?;
+        serde_json::from_str(&line).map_err(|e| format!("{who:?} {word}: {e}: {line}").into())
+    }
+
+    /// Seconds that curl takes for the download.
+    fn curl(&self, origin: &str) -> Result<f64> {
+        let file = self.scratch.path("curl");
+        let mut curl = clean(Path::new("curl"));
+        curl.args(["--silent", "--show-error", "--fail"])
+            .args(["--write-out", "%{time_total} %{size_download}", "--output"])
+            .arg(&file)
+            .arg(format!("{origin}/object"));
+        let said = shell::read(&mut curl)?;
+        fs::remove_file(file)?;
+        match said.split_once(' ') {
+            Some((seconds, size)) if size.trim().parse() == Ok(DOWNLOAD) => Ok(seconds.parse()?),
+            _ => Err(format!("curl: {said}").into()),
+        }
+    }
+
+    /// What arrives is what was sent: each side's archive, unpacked, equals the tree.
+    fn check_uploads(&self) -> Result<()> {
+        let (kept, out) = (self.scratch.path("kept"), self.scratch.path("unpacked"));
+        let listener = Listener::start(&self.canned, Some(&kept))?;
+        for who in [Who::Ours, Who::Sdk] {
+            self.run(who, &listener.origin, "upload-dir")?;
+            fs::create_dir(&out)?;
+            let mut tar = Command::new("tar");
+            shell::run(tar.arg("-xzf").arg(&kept).arg("-C").arg(&out))?;
+            let mut diff = Command::new("diff");
+            shell::run(diff.arg("-r").arg(&self.tree).arg(&out))?;
+            fs::remove_dir_all(&out)?;
+            fs::remove_file(&kept)?;
+        }
+        Ok(())
+    }
+
+    /// One run of each side that is not counted, then `rounds` in turns.
+    fn scenario(
+        &self,
+        origin: &str,
+        scenario: &Scenario,
+        rounds: usize,
+        report: &mut Report,
+    ) -> Result<()> {
+        let Scenario { word, metric, .. } = *scenario;
+        let units = self.run(Who::Ours, origin, word)?.units;
+        self.run(Who::Sdk, origin, word)?;
+        if word == "download" {
+            check_download(&self.scratch.path("ours"))?;
+            let mut cmp = Command::new("cmp");
+            shell::run(cmp.args([self.scratch.path("ours"), self.scratch.path("sdk")]))?;
+            self.curl(origin)?;
+        }
+        let (mut ours, mut sdk, mut curl) = (Vec::new(), Vec::new(), Vec::new());
+        let mut peaks = Vec::new();
+        for _ in 0..rounds {
+            for (who, costs) in [(Who::Ours, &mut ours), (Who::Sdk, &mut sdk)] {
+                if let ("download", Some(file)) = (word, self.path(word, who)) {
+                    // Both begin with nothing there.
+                    let _ = fs::remove_file(file);
+                }
+                let cost = self.run(who, origin, word)?;
+                if cost.units != units {
+                    let what = format!("{who:?} {word}: {} instead of {units}", cost.units);
+                    return Err(what.into());
+                }
+                if let ("download", Some(file)) = (word, self.path(word, who)) {
+                    fs::remove_file(file)?;
+                }
+                if who == Who::Ours {
+                    peaks.push(cost.peak_mib);
+                }
+                costs.push(match metric {
+                    Metric::Cpu => cost.cpu_s,
+                    Metric::Wall => cost.wall_s,
+                });
+            }
+            if word == "download" {
+                curl.push(self.curl(origin)?);
+            }
+        }
+        let median = |of: &[f64]| format!("{} s", short_seconds(Spread::of(of).median));
+        report.add(Figure {
+            name: format!("{}, against the SDK", scenario.name),
+            goal: Goal::AtLeast(scenario.wanted),
+            unit: "×",
+            samples: ratios(&sdk, &ours),
+            from: format!("boxrig {}, SDK {} (medians)", median(&ours), median(&sdk)),
+            why: scenario.why,
+        });
+        if word == "download" {
+            report.add(Figure {
+                name: format!("{}, against curl", scenario.name),
+                goal: Goal::AtLeast(1.0),
+                unit: "×",
+                samples: ratios(&curl, &ours),
+                from: format!("boxrig {}, curl {} (medians)", median(&ours), median(&curl)),
+                why: CURL_WHY,
+            });
+        }
+        report.add(Figure {
+            name: format!("memory of the client: {word}"),
+            goal: Goal::NeverOver(MEMORY),
+            unit: "MiB",
+            samples: peaks,
+            from: String::new(),
+            why: "",
+        });
+        Ok(())
+    }
+}
+
+/// How many times less than the peer, round by round.
+fn ratios(peer: &[f64], ours: &[f64]) -> Vec<f64> {
+    peer.iter().zip(ours).map(|(p, o)| p / o).collect()
+}
+
+fn short_seconds(s: f64) -> String {
+    if s < 0.1 { format!("{s:.4}") } else { short(s) }
+}
+
+/// The canned object is one byte over and over.
+fn check_download(file: &Path) -> Result<()> {
+    let mut file = File::open(file)?;
+    let size = file.metadata()?.len();
+    let mut block = vec![0; 1024 * 1024];
+    loop {
+        match file.read(&mut block)? {
+            0 if size == DOWNLOAD => return Ok(()),
+            n if n > 0 && block[..n].iter().all(|b| *b == 0x5a) => {}
+            _ => return Err("what was downloaded is not what was sent".into()),
+        }
+    }
+}
