@@ -56,7 +56,8 @@ struct Host {
     h2: Option<(http2::SendRequest<Outbound>, Instant)>,
     /// Held while the first connection is made, until it is known whether one is enough.
     first: Arc<tokio::sync::Mutex<()>>,
-    speaks_http1: bool,
+    /// The first connection has been made or has failed: the others need not wait for it.
+    tried: bool,
     permits: Arc<Semaphore>,
 }
 
@@ -103,7 +104,7 @@ impl Pool {
             idle: Vec::new(),
             h2: None,
             first: Arc::default(),
-            speaks_http1: false,
+            tried: false,
             permits: Arc::new(Semaphore::new(self.limits.in_flight_per_host)),
         }))
     }
@@ -122,17 +123,22 @@ impl Pool {
         }
         // Where one connection may be enough for all, the first one is waited for.
         let may_share = !key.http1 && (key.https || self.limits.prior_knowledge);
-        let _first = if may_share && !self.with_host(key, |h| h.speaks_http1) {
-            let first = self.with_host(key, |h| h.first.clone());
-            let guard = first.lock_owned().await;
-            if let Some(lease) = self.reuse(key).await {
-                return Ok(lease);
-            }
-            Some(guard)
-        } else {
-            None
-        };
-        self.connect(key).await
+        if !may_share || self.with_host(key, |h| h.tried) {
+            return self.connect(key).await;
+        }
+        let first = self.with_host(key, |h| h.first.clone());
+        let guard = first.lock_owned().await;
+        if let Some(lease) = self.reuse(key).await {
+            return Ok(lease);
+        }
+        if self.with_host(key, |h| h.tried) {
+            // Not one after the other, each with its own timeout.
+            drop(guard);
+            return self.connect(key).await;
+        }
+        let result = self.connect(key).await;
+        self.with_host(key, |h| h.tried = true);
+        result
     }
 
     fn lent(self: &Arc<Self>, key: &Key, sender: Sender, reused: bool) -> Lease {
@@ -153,6 +159,7 @@ impl Pool {
                         return Some(Sender::Http2(sender.clone()));
                     }
                     host.h2 = None;
+                    host.tried = false;
                 }
                 let idle = host.idle.pop()?;
                 Some(Sender::Http1(idle.sender, idle.written))
@@ -204,7 +211,6 @@ impl Pool {
                 tracing::trace!(error = %e, "an HTTP/1 connection ended");
             }
         });
-        self.with_host(key, |h| h.speaks_http1 = true);
         Ok(self.lent(key, Sender::Http1(sender, written), false))
     }
 
@@ -273,6 +279,7 @@ impl Sweeper {
                 .is_some_and(|(s, used)| s.is_closed() || used.elapsed() >= limit)
             {
                 host.h2 = None;
+                host.tried = false;
             }
             !host.idle.is_empty()
                 || host.h2.is_some()

@@ -4,6 +4,7 @@
 
 mod budget;
 mod deadline;
+mod logs;
 mod pool;
 mod proxy;
 mod redirect;

@@ -313,3 +313,44 @@ async fn an_http2_refusal_is_before_send() {
     assert_eq!(http.send(out).await.unwrap().status(), 200);
     assert_eq!(refusals.load(std::sync::atomic::Ordering::SeqCst), 2);
 }
+
+struct Demo;
+
+impl boxrig_wire::Protocol for Demo {
+    const PLATFORM: &'static str = "demo";
+    fn decode_error(error: Error, _: &http::HeaderMap, body: &[u8]) -> Error {
+        error.with_server_message(String::from_utf8_lossy(body).into_owned())
+    }
+    fn encode_error(_: &boxrig_wire::ApiError) -> Response<WireBody> {
+        Response::default()
+    }
+}
+
+/// The platform's error carries what the transport knows: tries, the wait, an open outcome.
+#[tokio::test]
+async fn errors_carry_how_they_came_about() {
+    use boxrig_wire::{BaseUrl, Caller, RawRequest};
+    let server = serve(|mut conn: Conn| async move {
+        while let Some(got) = conn.request().await {
+            let status = if got.line().starts_with("GET") {
+                503
+            } else {
+                502
+            };
+            conn.reply(status, "retry-after-ms: 5\r\n", "gateway").await;
+        }
+    })
+    .await;
+    let base = BaseUrl::parse(&server.url("")).unwrap();
+    let caller = Caller::new(Arc::new(client()), base).with_retry(quick(2));
+    for (method, kind, attempts) in [
+        (Method::GET, Kind::Unavailable, 3),
+        (Method::POST, Kind::OutcomeUnknown, 1),
+    ] {
+        let request = RawRequest::new(method, "/x");
+        let e = caller.raw::<Demo>(request).await.unwrap_err();
+        assert_eq!((e.kind(), e.attempts()), (kind, attempts), "{e}");
+        assert_eq!(e.retry_after(), Some(std::time::Duration::from_millis(5)));
+        assert_eq!(e.server_message().unwrap().raw(), "gateway");
+    }
+}

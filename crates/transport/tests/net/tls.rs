@@ -263,3 +263,27 @@ async fn http2_by_agreement() {
     let r = http.send(out).await.unwrap();
     assert_eq!(r.body().as_bytes(), Some(&b"HTTP/1.1"[..]));
 }
+
+/// Many calls to a TLS port that says nothing: all give up together, not one after the other.
+#[tokio::test]
+async fn a_silent_tls_port_is_waited_for_once() {
+    let server = crate::support::serve(|mut conn: Conn| async move {
+        conn.until_closed().await;
+    })
+    .await;
+    let limit = std::time::Duration::from_millis(200);
+    let http = builder().connect_timeout(limit).build().unwrap();
+    let url = format!("https://localhost:{}/", server.addr.port());
+    let start = std::time::Instant::now();
+    let tasks: Vec<_> = (0..20)
+        .map(|_| {
+            let (http, url) = (http.clone(), url.clone());
+            tokio::spawn(async move { http.send(get(&url)).await.unwrap_err() })
+        })
+        .collect();
+    for task in tasks {
+        assert_eq!(task.await.unwrap().kind(), Kind::Transport);
+    }
+    assert!(start.elapsed() < limit * 5, "{:?}", start.elapsed());
+    server.counts.all_closed().await;
+}
