@@ -5,6 +5,8 @@
 
 pub(crate) mod channel;
 pub(crate) mod gzip;
+#[cfg(test)]
+mod hostile;
 pub(crate) mod ignore;
 pub(crate) mod pack;
 pub(crate) mod tar;

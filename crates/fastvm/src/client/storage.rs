@@ -106,7 +106,11 @@ pub(super) async fn put(
     });
     let (period, pulse) = stall;
     let response = tokio::select! {
-        response = send => response?,
+        // What became of a staging object is of no consequence: nothing takes it from there before it is whole.
+        response = send => response.map_err(|e| match e.kind() {
+            Kind::OutcomeUnknown => e.with_kind(Kind::Transport),
+            _ => e,
+        })?,
         () = pulse.stopped(period) => return Err(stalled(period)),
     };
     cx(meta).success(response).await.map(drop)

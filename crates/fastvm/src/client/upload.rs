@@ -146,17 +146,18 @@ pub(super) async fn again<T, F: Future<Output = Result<T>>>(
     let mut attempt = 0;
     loop {
         match transfer().await {
-            Err(e)
-                if attempt < policy.max_retries
-                    && e.kind() == Kind::Transport
-                    && e.is_retryable() =>
-            {
+            Err(e) if attempt < policy.max_retries && broke_off(&e) => {
                 tokio::time::sleep(policy.backoff(attempt, 0.5)).await;
                 attempt += 1;
             }
             done => return done,
         }
     }
+}
+
+/// Whether a transfer ended on its way, and not because somebody said so.
+fn broke_off(e: &Error) -> bool {
+    e.kind() == Kind::Transport && e.is_retryable()
 }
 
 /// A file that was sent.
@@ -569,7 +570,7 @@ fn hold_last(
     pieces: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     ended: tokio::sync::oneshot::Receiver<bool>,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-    let state = (Box::pin(pieces), None::<Bytes>, Some(ended));
+    let state = (Box::pin(pieces.fuse()), None::<Bytes>, Some(ended));
     stream::unfold(state, |(mut pieces, held, mut ended)| async move {
         let mut held = held;
         loop {
