@@ -231,7 +231,7 @@ async fn ready(paths: &Paths, mut started: Started) -> Result<Info> {
             })?;
             if let Some(kind) = report.kind {
                 let _ = started.child.wait();
-                return Err(refusal(kind, &report.message));
+                return Err(elsewhere(refusal(kind, &report.message)));
             }
             return match running(paths).await {
                 Some((_, info)) => Ok(info),
@@ -274,6 +274,20 @@ pub(crate) fn refusal(kind: Kind, message: &str) -> Error {
     } else {
         e.with_hint(ways.join("\n"))
     }
+}
+
+/// Where this machine cannot run instances, another may.
+fn elsewhere(e: Error) -> Error {
+    const WAY: &str = "see each step: boxrig doctor\n\
+        use instances elsewhere: boxrig ctx add NAME URL, then --on NAME";
+    if e.kind() != Kind::Unsupported {
+        return e;
+    }
+    let hint = match e.hint() {
+        Some(ways) => format!("{ways}\n{WAY}"),
+        None => WAY.to_owned(),
+    };
+    e.with_hint(hint)
 }
 
 /// The last line that the server wrote.

@@ -54,7 +54,10 @@ impl Home {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut c = Command::new(env!("CARGO_BIN_EXE_boxrig"));
+        // A run as another user brings a copy that the user can read.
+        let program = std::env::var_os("BOXRIG_TEST_PROGRAM")
+            .unwrap_or_else(|| env!("CARGO_BIN_EXE_boxrig").into());
+        let mut c = Command::new(program);
         c.args(args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -68,8 +68,8 @@ impl Fastvm {
         i.engine = Some("microvm".into());
         i.created = vm.created_at.timestamp().map(Into::into);
         i.cpus = (vm.cpu > 0).then_some(f64::from(vm.cpu));
-        i.memory = (vm.memory_mib > 0).then(|| vm.memory_mib << 20);
-        i.disk = (vm.disk_gib > 0).then(|| vm.disk_gib << 30);
+        i.memory = (vm.memory_mib > 0).then_some(vm.memory_mib << 20);
+        i.disk = (vm.disk_gib > 0).then_some(vm.disk_gib << 30);
         i.ips = vm.public_ipv6.iter().cloned().collect();
         i.labels = vm.metadata.clone().unwrap_or_default();
         i.raw = serde_json::to_value(vm).unwrap_or_default();

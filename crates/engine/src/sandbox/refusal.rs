@@ -300,7 +300,7 @@ fn remedies(failed: &LaunchError) -> Vec<Remedy> {
 fn without_isolation() -> Remedy {
     Remedy {
         text: "run commands as plain processes, without any isolation".to_owned(),
-        command: Some("boxrig serve --engine process".to_owned()),
+        command: Some("boxrig up --engine process".to_owned()),
     }
 }
 

@@ -127,7 +127,7 @@ fn namespaces_and_mounts_denied() {
         text.contains("STEP make a user namespace ERRNO 1"),
         "{text}"
     );
-    assert!(text.contains("boxrig serve --engine process"), "{text}");
+    assert!(text.contains("boxrig up --engine process"), "{text}");
 }
 
 /// Whether namespaces can be made here at all, so that a test can take away what comes after.
