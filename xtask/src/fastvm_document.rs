@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use boxrig_fastvm::{Client, Exec, Launch, ListVms, Ttl, VmStatus, Wait};
+use boxrig_fastvm::{Build, Client, Exec, Launch, ListVms, Ttl, VmStatus, Wait};
 use boxrig_wire::{
     BaseUrl, BoxFuture, CallOptions, Caller, Error, Kind, Outgoing, Patch, Result, Transport,
     WireBody,
@@ -25,6 +25,9 @@ struct Sent {
     body: Value,
     accept: Option<String>,
     retries: u32,
+    key: Option<String>,
+    length: usize,
+    timeout: Option<Duration>,
 }
 
 /// A transport that notes what it is given.
@@ -50,7 +53,17 @@ impl Transport for Wire {
                     .get(ACCEPT)
                     .map(|v| v.to_str().unwrap().to_owned()),
                 retries: out.retry.max_retries,
+                key: parts
+                    .headers
+                    .get("x-api-key")
+                    .map(|v| v.to_str().unwrap().to_owned()),
+                length: text.len(),
+                timeout: out.timeout,
             });
+            if !parts.uri.path().starts_with("/v1/") {
+                // A signed URL: storage, not an operation of the API.
+                return Ok(Response::new(WireBody::empty()));
+            }
             let operation = self.document.operation(out.operation).unwrap();
             // What the file does not allow must not leave the client.
             assert_eq!(
@@ -164,6 +177,13 @@ async fn vms_take_every_parameter() {
         .await
         .unwrap();
     rig.expect("POST /v1/vms", json!({ "snapshotId": "snp_1" }));
+
+    let quick = vms
+        .clone()
+        .with(CallOptions::new().timeout(Duration::from_secs(7)));
+    quick.launch(Launch::new("c2m4").wait(None)).await.unwrap();
+    let left = rig.one().timeout.unwrap();
+    assert!(left > Duration::from_secs(6) && left <= Duration::from_secs(7));
 
     vms.get("a/b?c").await.unwrap();
     rig.expect("GET /v1/vms/a%2Fb%3Fc", Value::Null);
@@ -470,6 +490,20 @@ async fn launch_waits_as_documented() {
 }
 
 #[tokio::test]
+async fn launch_is_repeated_only_when_asked_to() {
+    let busy = (429, json!({ "error": "slow down" }));
+    let rig = Rig::scripted([busy.clone()]);
+    let launch = Launch::new("c1m2").wait(None);
+    let refused = rig.client.vms().launch(launch.clone()).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::RateLimited);
+    rig.one();
+    let rig = Rig::scripted([busy, (202, vm("provisioning"))]);
+    let vms = rig.client.vms().with(CallOptions::new().retries(1));
+    vms.launch(launch).await.unwrap();
+    assert_eq!(rig.wire.sent.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
 async fn launch_fails_as_documented() {
     for status in ["error", "stopped", "deleting"] {
         let rig = Rig::scripted([(202, vm("provisioning")), (200, vm(status))]);
@@ -540,4 +574,112 @@ async fn documented_errors_have_their_meaning() {
         .await
         .unwrap_err();
     assert_eq!(mixed.kind(), Kind::Invalid);
+}
+
+#[tokio::test]
+async fn the_client_reads_its_environment() {
+    let rig = Rig::new();
+    let variables = |name: &str| match name {
+        "FASTVM_API_KEY" => Some("hlm_test".to_owned()),
+        "FASTVM_BASE_URL" => Some("http://127.0.0.1:2".to_owned()),
+        _ => None,
+    };
+    let client = Client::builder()
+        .env_from(variables)
+        .transport(rig.wire.clone())
+        .build()
+        .unwrap();
+    assert_eq!(client.caller().base().origin(), "http://127.0.0.1:2");
+    client.vms().list(ListVms::new()).await.unwrap();
+    assert_eq!(rig.one().key.as_deref(), Some("hlm_test"));
+    // What is given wins, and a variable that is empty is not set.
+    let client = Client::builder()
+        .api_key("mine")
+        .env_from(|name| {
+            if name == "FASTVM_BASE_URL" {
+                Some(String::new())
+            } else {
+                variables(name)
+            }
+        })
+        .transport(rig.wire.clone())
+        .build()
+        .unwrap();
+    assert_eq!(client.caller().base().origin(), "https://api.fastvm.org");
+    client.vms().list(ListVms::new()).await.unwrap();
+    assert_eq!(rig.one().key.as_deref(), Some("mine"));
+    let refused = Client::builder().env_from(|_| None).build().unwrap_err();
+    assert_eq!(refused.kind(), Kind::Unauthenticated);
+}
+
+fn import(status: &str) -> Value {
+    json!({
+        "id": "i", "status": status, "snapshotId": "snp_1", "createdAt": "2026-01-02T03:04:05Z",
+        "source": { "type": "image", "image": "python:3.13-slim" },
+    })
+}
+
+fn snapshot() -> Value {
+    json!({
+        "id": "snp_1", "name": "s", "orgId": "o", "vmId": "v", "status": "ready",
+        "createdAt": "2026-01-02T03:04:05Z",
+    })
+}
+
+#[tokio::test]
+async fn builds_are_imports() {
+    let done = [
+        (200, import("running")),
+        (200, import("succeeded")),
+        (200, snapshot()),
+    ];
+    let rig = Rig::scripted([(202, import("pending"))].into_iter().chain(done));
+    let operation = rig
+        .client
+        .build(Build::image("python:3.13-slim"))
+        .await
+        .unwrap();
+    let snapshot = operation.wait().await.unwrap();
+    assert_eq!(snapshot.id, "snp_1");
+    let sent = rig.wire.sent.lock().unwrap().clone();
+    assert_eq!(sent[0].line, "POST /v1/snapshot-imports");
+    let source = json!({ "type": "image", "image": "python:3.13-slim" });
+    assert_eq!(sent[0].body, json!({ "source": source }));
+    assert_eq!(sent.last().unwrap().line, "GET /v1/snapshots/snp_1");
+}
+
+#[tokio::test]
+async fn a_dockerfile_is_built_from_its_context() {
+    let context = tempfile::tempdir().unwrap();
+    std::fs::write(context.path().join("app.py"), "print(1)").unwrap();
+    let staging = json!({
+        "contextRef": "ctx", "uploadUrl": "http://127.0.0.1:1/storage/1", "expiresInSec": 60,
+        "maxUploadBytes": 1000000,
+    });
+    let rig = Rig::scripted([(200, staging), (202, import("pending"))]);
+    let build = Build::dockerfile(context.path()).dockerfile_text("FROM scratch\nCOPY . /\n");
+    rig.client.build(build).await.unwrap();
+    let sent = rig.wire.sent.lock().unwrap().clone();
+    let lines: Vec<&str> = sent.iter().map(|s| s.line.as_str()).collect();
+    assert_eq!(
+        lines,
+        [
+            "POST /v1/snapshot-imports/context-presign",
+            "PUT /storage/1",
+            "POST /v1/snapshot-imports",
+        ]
+    );
+    assert_eq!(sent[0].body["sizeBytes"], json!(sent[1].length));
+    assert_eq!(sent[1].key, None, "a signed URL gets no key");
+    assert_eq!(
+        sent[2].body["source"],
+        json!({ "type": "dockerfile", "contextRef": "ctx" })
+    );
+}
+
+#[test]
+fn transfers_have_the_documented_limits() {
+    let options = boxrig_fastvm::TransferOptions::new();
+    assert_eq!(options.fetch_timeout, Duration::from_secs(600));
+    assert_eq!(options.exec_timeout, Duration::from_secs(600));
 }
