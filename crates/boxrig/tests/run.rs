@@ -284,3 +284,109 @@ fn instances_outlive_the_server() {
     // Started again on first need; what ran still runs.
     assert_eq!(home.ok(&["exec", "web", "--", "cat", "/run/f"]), "here\n");
 }
+
+/// A terminal with a program on it.
+struct Terminal {
+    ours: std::fs::File,
+    child: Child,
+}
+
+impl Terminal {
+    fn new(home: &Home, args: &[&str]) -> Self {
+        use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&ours).unwrap();
+        unlockpt(&ours).unwrap();
+        resize(&ours, 91, 17);
+        let theirs = ioctl_tiocgptpeer(&ours, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        let stdio = || Stdio::from(theirs.try_clone().unwrap());
+        let child = home
+            .command(args)
+            .env("TERM", "xterm")
+            .stdin(stdio())
+            .stdout(stdio())
+            .stderr(stdio())
+            .spawn()
+            .unwrap();
+        Self {
+            ours: ours.into(),
+            child,
+        }
+    }
+
+    fn types(&mut self, text: &str) {
+        self.ours.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn is_raw(&self) -> bool {
+        let modes = rustix::termios::tcgetattr(&self.ours).unwrap().local_modes;
+        !modes.contains(rustix::termios::LocalModes::ICANON)
+    }
+}
+
+fn resize(terminal: impl std::os::fd::AsFd, cols: u16, rows: u16) {
+    let size = rustix::termios::Winsize {
+        ws_row: rows,
+        ws_col: cols,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(terminal, size).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_terminal_is_carried_resized_and_put_back() {
+    let Some(home) = Home::with_sandbox() else {
+        return;
+    };
+    home.ok(&["launch", "--name", "web"]);
+    let mut t = Terminal::new(
+        &home,
+        &[
+            "exec",
+            "-t",
+            "web",
+            "--",
+            "sh",
+            "-c",
+            "stty size; read x; stty size; read y; exit 4",
+        ],
+    );
+    assert!(read_until(&mut t.ours, "17 91").ends_with("17 91"));
+    assert!(t.is_raw());
+    resize(&t.ours, 77, 33);
+    signal(&t.child, Signal::WINCH);
+    std::thread::sleep(Duration::from_millis(300));
+    t.types("\r");
+    read_until(&mut t.ours, "33 77");
+    // ^C is typed into the remote terminal, which makes it a signal there.
+    t.types("\x03");
+    assert_eq!(t.child.wait().unwrap().code(), Some(130));
+    assert!(!t.is_raw());
+    // However it is ended, our terminal is as it was.
+    let mut t = Terminal::new(&home, &["shell", "web"]);
+    t.types("echo re''ady\r");
+    read_until(&mut t.ours, "ready");
+    assert!(t.is_raw());
+    signal(&t.child, Signal::TERM);
+    assert_eq!(t.child.wait().unwrap().code(), Some(143));
+    assert!(!t.is_raw());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_lost_is_asked_for_on_a_terminal() {
+    let Some(home) = Home::with_sandbox() else {
+        return;
+    };
+    home.ok(&["launch", "--name", "web"]);
+    let mut t = Terminal::new(&home, &["rm", "web"]);
+    read_until(&mut t.ours, "remove local:web? [y/N]");
+    t.types("n\r");
+    assert_eq!(t.child.wait().unwrap().code(), Some(1));
+    assert_eq!(left(&home), "web\n");
+    let mut t = Terminal::new(&home, &["rm", "web", "--yes"]);
+    assert!(t.child.wait().unwrap().success());
+    assert_eq!(left(&home), "");
+}
