@@ -1,4 +1,5 @@
 //! The defects that were found in the vendor's SDKs, one by one, against a listener that provokes them.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod common;
 

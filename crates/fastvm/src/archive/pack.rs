@@ -21,12 +21,11 @@ pub(crate) struct Packed {
     pub(crate) left_out: LeftOut,
 }
 
+/// Called for each thing in a directory, with its name in it.
+pub(crate) type Visit<'a> = dyn FnMut(&[u8], &Metadata, &Path) -> Result<()> + 'a;
+
 /// Visits everything in `root` but what `ignore` leaves out, directories before what is in them. Names are relative, with slashes.
-pub(crate) fn walk(
-    root: &Path,
-    ignore: &Ignore,
-    visit: &mut dyn FnMut(&[u8], &Metadata, &Path) -> Result<()>,
-) -> Result<()> {
+pub(crate) fn walk(root: &Path, ignore: &Ignore, visit: &mut Visit<'_>) -> Result<()> {
     let listing = fs::read_dir(root).map_err(|e| cannot("list", root, e))?;
     let mut stack: Vec<(ReadDir, Vec<u8>)> = vec![(listing, Vec::new())];
     while let Some((listing, prefix)) = stack.last_mut() {

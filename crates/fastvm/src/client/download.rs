@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use boxrig_wire::{Error, Kind, Result, WireBody};
+use bytes::Bytes;
 use http::Response;
 use http_body::Body as _;
 use sha2::{Digest, Sha256};
@@ -253,11 +254,13 @@ async fn feed(
     Ok(bytes)
 }
 
+/// How many chunks wait for the checksum, beyond those that wait for the disk.
+const SUM_DEPTH: usize = 4;
+
 /// A file that was received, not yet in its place.
 struct Received {
     file: tempfile::NamedTempFile,
     bytes: u64,
-    digest: String,
 }
 
 async fn file(
@@ -277,6 +280,22 @@ async fn file(
     let progress = options.clone();
     let total = said.size.or(length);
     let asked = local.clone();
+    // A checksum that nothing is compared with is not computed; one that is takes as long as the writing does, so it has
+    // a thread of its own.
+    let summed = announced.is_some() || said.sha256.is_some();
+    let (sum, summer) = if summed {
+        let (sum, chunks) = std::sync::mpsc::sync_channel::<Bytes>(SUM_DEPTH);
+        let summer = tokio::task::spawn_blocking(move || {
+            let mut hash = Sha256::new();
+            while let Ok(chunk) = chunks.recv() {
+                hash.update(&chunk);
+            }
+            hex(&hash.finalize())
+        });
+        (Some(sum), Some(summer))
+    } else {
+        (None, None)
+    };
     let writer = blocking(move || {
         let target = target(&asked)?;
         let parent = target.parent().filter(|p| !p.as_os_str().is_empty());
@@ -287,13 +306,15 @@ async fn file(
             .suffix(".part")
             .tempfile_in(parent)
             .map_err(|e| cannot("write in", parent, e))?;
-        let mut hash = Sha256::new();
         let mut bytes = 0;
         while let Some(chunk) = from.chunk().map_err(|e| cannot("receive", &target, e))? {
+            if let Some(sum) = &sum {
+                // It only ends after this end does; if it should not, there is no sum, which is an error below.
+                let _ = sum.send(chunk.clone());
+            }
             file.as_file_mut()
                 .write_all(&chunk)
                 .map_err(|e| cannot("write", &target, e))?;
-            hash.update(&chunk);
             bytes += chunk.len() as u64;
             progress.report(TransferProgress {
                 bytes,
@@ -301,16 +322,16 @@ async fn file(
                 entries: 0,
             });
         }
-        let digest = hex(&hash.finalize());
-        let received = Received {
-            file,
-            bytes,
-            digest,
-        };
-        Ok((received, target))
+        Ok((Received { file, bytes }, target))
     });
     let (fed, written) = tokio::join!(feed(response, to, options), writer);
     let (received, target) = both(fed, written)?.1;
+    let digest = match summer {
+        None => None,
+        Some(summer) => Some(summer.await.map_err(|_| {
+            Error::new(Kind::Cancelled, "computing the checksum was given up")
+        })?),
+    };
     let wrong = |what: &str| {
         let hint = "it may have been changed while it was sent";
         Error::new(
@@ -323,11 +344,11 @@ async fn file(
     if said.size.is_some_and(|n| n != received.bytes) {
         return Err(wrong("its length differs"));
     }
-    if announced.is_some_and(|d| hex(&d) != received.digest) {
+    if announced.is_some_and(|d| digest.as_deref() != Some(&hex(&d))) {
         return Err(wrong("its checksum differs from the storage's"));
     }
     let checked = match &said.sha256 {
-        Some(sum) if *sum != received.digest => return Err(wrong("its checksum differs")),
+        Some(sum) if digest.as_ref() != Some(sum) => return Err(wrong("its checksum differs")),
         Some(_) => Checked::Sha256,
         None => Checked::Length,
     };

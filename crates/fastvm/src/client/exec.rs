@@ -125,7 +125,7 @@ pub(super) fn whole_seconds(d: Duration) -> u64 {
 pub(super) async fn run(vms: &Vms<'_>, id: &str, exec: Exec) -> Result<ExecResponse> {
     if exec.deadline.is_some() {
         // The buffered form gives nothing until the end, so what came until a deadline must be collected here.
-        return Ok(stream(vms, id, exec).await?.collect_capped().await?);
+        return stream(vms, id, exec).await?.collect_capped().await;
     }
     let request = exec.request()?;
     let mut options = vms.options.clone();
@@ -168,7 +168,7 @@ pub(super) async fn run(vms: &Vms<'_>, id: &str, exec: Exec) -> Result<ExecRespo
         // A server that knows only the other form.
         ExecReply::Events(events) => {
             let stream = ExecStream::new(Box::pin(events), None, false, None);
-            Ok(stream.collect_capped().await?)
+            stream.collect_capped().await
         }
     }
 }
