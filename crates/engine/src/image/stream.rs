@@ -101,7 +101,7 @@ pub(super) fn decompressed(input: impl Read) -> io::Result<impl Read> {
         return refuse("bzip2");
     }
     Ok(if head.starts_with(&[0x1f, 0x8b]) {
-        Either::Gzip(MultiGzDecoder::new(input))
+        Either::Gzip(Box::new(MultiGzDecoder::new(input)))
     } else {
         Either::Plain(input)
     })
@@ -109,7 +109,7 @@ pub(super) fn decompressed(input: impl Read) -> io::Result<impl Read> {
 
 enum Either<R: Read> {
     Plain(BufReader<R>),
-    Gzip(MultiGzDecoder<BufReader<R>>),
+    Gzip(Box<MultiGzDecoder<BufReader<R>>>),
 }
 
 impl<R: Read> Read for Either<R> {
