@@ -48,7 +48,7 @@ impl Stream for LineStream {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let me = &mut *self;
         loop {
-            let found = me.buffer[me.searched..].iter().position(|b| *b == b'\n');
+            let found = memchr::memchr(b'\n', &me.buffer[me.searched..]);
             if let Some(at) = found.map(|i| me.searched + i) {
                 me.searched = 0;
                 let line = me.buffer.split_to(at).freeze();
