@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use boxrig_compute::backend::fastvm::Fastvm;
-#[cfg(unix)]
 use boxrig_compute::backend::local::Local;
 use boxrig_compute::{Compute, Platform};
 use boxrig_transport::Http;
@@ -21,7 +20,6 @@ use crate::Target;
 /// no local server runs.
 pub async fn connect(url: &str) -> Result<Arc<dyn Compute>> {
     let target: Target = url.parse()?;
-    #[cfg(unix)]
     if *target.platform() == Platform::Local {
         let socket = crate::local::default_socket()?;
         return Ok(Connect::local(socket).open().await?.compute);
@@ -44,7 +42,6 @@ pub struct Connect {
     secret: Option<Secret>,
     user: Option<String>,
     ca_file: Option<PathBuf>,
-    #[cfg(unix)]
     info: Option<boxrig_server::control::Info>,
 }
 
@@ -67,7 +64,6 @@ impl Connect {
             secret: None,
             user: None,
             ca_file: None,
-            #[cfg(unix)]
             info: None,
         }
     }
@@ -105,7 +101,6 @@ impl Connect {
     }
 
     /// With what a local server has said of itself already, which is then not asked for again.
-    #[cfg(unix)]
     pub fn info(mut self, info: boxrig_server::control::Info) -> Self {
         self.info = Some(info);
         self
@@ -120,7 +115,6 @@ impl Connect {
     pub async fn open(self) -> Result<Connection> {
         let name = self.name.clone().unwrap_or_else(|| self.target.to_string());
         match self.target.platform() {
-            #[cfg(unix)]
             Platform::Local => {
                 let socket = match self.socket {
                     Some(socket) => socket,

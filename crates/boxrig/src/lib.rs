@@ -19,7 +19,6 @@
 //! The feature `cli`, on by default, is the program; the library builds without its dependencies.
 
 mod connect;
-#[cfg(unix)]
 pub mod local;
 mod target;
 

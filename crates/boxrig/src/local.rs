@@ -1,27 +1,43 @@
 //! The local server of this machine, as a client sees it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
 use boxrig_server::control::ControlClient;
+#[cfg(unix)]
 use boxrig_transport::{Http, Proxy};
-use boxrig_wire::{BaseUrl, Caller, Error, Kind, Result};
+#[cfg(unix)]
+use boxrig_wire::{BaseUrl, Caller};
+use boxrig_wire::{Error, Kind, Result};
 
 /// A client of the server behind a unix socket. Nothing is sent yet.
 ///
 /// # Errors
 ///
-/// When the transport cannot be made.
+/// [`Kind::Unsupported`] on systems without unix sockets: instances need Linux.
+#[cfg(unix)]
 pub fn control_client(socket: &Path) -> Result<ControlClient> {
     let transport = Http::builder()
         .unix_socket(socket)
         .proxy(Proxy::None)
-        .connect_timeout(Duration::from_secs(5))
+        .connect_timeout(std::time::Duration::from_secs(5))
         .build()?;
     // The host of the URL is not looked at: everything goes to the socket.
     let base = BaseUrl::parse("http://localhost")?;
-    Ok(ControlClient::new(Caller::new(Arc::new(transport), base)))
+    Ok(ControlClient::new(Caller::new(
+        std::sync::Arc::new(transport),
+        base,
+    )))
+}
+
+/// A client of the server behind a unix socket: there are none on this system.
+///
+/// # Errors
+///
+/// [`Kind::Unsupported`]: instances need Linux.
+#[cfg(not(unix))]
+pub fn control_client(_: &Path) -> Result<ControlClient> {
+    Err(Error::new(Kind::Unsupported, "instances need Linux")
+        .with_hint("use instances elsewhere: boxrig ctx add NAME URL, then --on NAME"))
 }
 
 /// Where the background server of this user has its socket: `BOXRIG_HOME/data/run`, else `XDG_RUNTIME_DIR/boxrig`, else

@@ -80,6 +80,10 @@ fn fits(info: &Info) -> bool {
 
 /// Starts the server unless it runs. One of another version is replaced; its instances go on and are taken over.
 pub(crate) async fn up(paths: &Paths, engine: Option<&str>) -> Result<Info> {
+    if !cfg!(unix) {
+        let why = Error::new(Kind::Unsupported, "instances need Linux");
+        return Err(elsewhere(why));
+    }
     let failed = |e: io::Error| Error::new(Kind::Failed, format!("the background server: {e}"));
     private_dir(&paths.data).map_err(failed)?;
     private_dir(&paths.runtime).map_err(failed)?;

@@ -715,6 +715,51 @@ mod tests {
         assert!(got == wanted, "BOXRIG_BLESS=1 writes it:\n{got}");
     }
 
+    /// The words of a command line, as far as documents use quotes.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+        for c in line.chars() {
+            match (quote, c) {
+                (Some(q), _) if c == q => quote = None,
+                (None, '\'' | '"') => quote = Some(c),
+                (None, ' ') => words.push(std::mem::take(&mut word)),
+                _ => word.push(c),
+            }
+        }
+        words.push(word);
+        words.retain(|w| !w.is_empty());
+        words
+    }
+
+    #[test]
+    fn commands_in_the_documents_are_commands() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut tried = 0;
+        for file in [
+            "README.md",
+            "docs/cli.md",
+            "docs/server.md",
+            "docs/peers-fastvm.md",
+            "CONTRIBUTING.md",
+        ] {
+            let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
+            let shown = text.lines().filter_map(|l| l.trim().strip_prefix("$ "));
+            for line in shown.flat_map(|l| l.split("&&")) {
+                let line = line.split(" #").next().unwrap_or(line);
+                let line = line.replace("cargo run --release -- ", "boxrig ");
+                let line = words(line.split(['|', '>', '<']).next().unwrap_or(&line).trim());
+                if line.first().is_none_or(|w| w != "boxrig") {
+                    continue;
+                }
+                tried += 1;
+                if let Err(e) = program().try_get_matches_from(&line) {
+                    panic!("{file}: {line:?}: {e}");
+                }
+            }
+        }
+        assert!(tried >= 5, "only {tried} command lines were found");
+    }
+
     #[test]
     fn the_tree_is_sound() {
         program().debug_assert();

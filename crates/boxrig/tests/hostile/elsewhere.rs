@@ -30,10 +30,14 @@ fn place(lead: impl Fn(&Asked, &str) -> Option<Answer> + Send + Sync + 'static) 
                 "exitCode": 0, "stdout": "kind=file\nsize=3\nhead=0\ncurl=0\n", "stderr": "", "timedOut": false,
                 "stdoutTruncated": false, "stderrTruncated": false, "durationMs": 1,
             })),
-            _ => Answer::json(&json!({
-                "id": "x", "name": "x", "orgId": "o", "cpu": 1, "memoryMiB": 1024, "diskGiB": 1, "status": "running",
-                "createdAt": "2026-11-21T00:00:00Z",
-            })),
+            path => {
+                let vm = json!({
+                    "id": "x", "name": "x", "orgId": "o", "cpu": 1, "memoryMiB": 1024, "diskGiB": 1,
+                    "status": "running", "createdAt": "2026-11-21T00:00:00Z",
+                });
+                let many = asked.method == "GET" && path == "/v1/vms";
+                Answer::json(&if many { json!([vm]) } else { vm })
+            }
         }
     });
     Place { other, api }
@@ -194,7 +198,11 @@ fn staging_urls_get_content_and_no_key() {
         key_was_used(&place, form);
         reached += place.nothing_stolen(form);
         for asked in place.other.seen().iter().chain(&place.api.seen()) {
-            assert!(!asked.head.contains("\nX-Injected"), "{form}: {}", asked.head);
+            assert!(
+                !asked.head.contains("\nX-Injected"),
+                "{form}: {}",
+                asked.head
+            );
         }
         // The API's own host gets no key for a staging object either: signed addresses refuse one.
         for asked in place.api.seen() {

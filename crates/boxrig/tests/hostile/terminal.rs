@@ -169,6 +169,11 @@ fn everything() -> String {
     payloads().concat()
 }
 
+/// A hostile name that can be an argument: no zero byte, nothing that is taken for a context.
+fn odd_name() -> String {
+    format!("n{}m", everything().replace(['\0', ':', '/'], ""))
+}
+
 /// A service whose every answer is hostile and well-formed.
 fn eager(asked: &Asked) -> Answer {
     let p = everything();
@@ -176,7 +181,12 @@ fn eager(asked: &Asked) -> Answer {
     let ndjson = asked.head.contains("application/x-ndjson");
     let quoted = Value::String(p.clone());
     match (asked.method.as_str(), path) {
-        ("GET", "/v1/vms") => Answer::json(&json!([vm(1, &p)])),
+        ("GET", "/v1/vms") => {
+            let (mut plain, mut odd) = (vm(1, &p), vm(2, &p));
+            plain["name"] = "x".into();
+            odd["name"] = Value::String(odd_name());
+            Answer::json(&json!([plain, odd]))
+        }
         (_, path) if path.ends_with("/exec") && ndjson => Answer::new(
             "200 OK",
             "application/x-ndjson",
@@ -236,19 +246,30 @@ const VERBS: &[&[&str]] = &[
     &["ctx", "test", "evil"],
 ];
 
+/// An argument in which `x` is another name.
+fn spelled(argument: &str, name: &str) -> String {
+    match argument.strip_prefix('x') {
+        Some(rest) if rest.is_empty() || rest.starts_with(':') => format!("{name}{rest}"),
+        _ => argument.to_owned(),
+    }
+}
+
 #[test]
 fn every_verb_on_a_hostile_service() {
     let service = Scripted::new(eager);
     let home = hostile_home(&service);
     std::fs::write(home.path().join("in"), "content").unwrap();
+    let odd = odd_name();
     for args in VERBS {
-        let out = home.run(args);
-        clean_output(&format!("{args:?}"), &out);
-        let words = [&out.stdout[..], &out.stderr[..]].concat();
-        assert!(
-            !out.status.success() || !words.is_empty() || args[0] == "cp",
-            "{args:?} says nothing"
-        );
+        for name in ["x", &odd] {
+            let args: Vec<String> = args.iter().map(|a| spelled(a, name)).collect();
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            let out = home.run(&args);
+            clean_output(&format!("{args:?}"), &out);
+            let words = [&out.stdout[..], &out.stderr[..]].concat();
+            let found = !String::from_utf8_lossy(&words).contains("not found");
+            assert!(found, "{args:?}: {}", String::from_utf8_lossy(&words));
+        }
     }
     assert!(service.seen().len() > VERBS.len());
 }

@@ -29,6 +29,8 @@ pub(crate) const COLUMNS: &[Column] = &[
     column("MEMORY", "memory").show(Show::Bytes),
     column("DISK", "disk").show(Show::Bytes).wide(),
     column("IPS", "ips").wide(),
+    column("ISOLATION", "raw.boxrig.isolation").wide(),
+    column("NOT-ENFORCED", "raw.boxrig.notEnforced").wide(),
     column("LABELS", "labels").wide(),
     column("AGE", "created").show(Show::Age),
 ];
@@ -44,6 +46,8 @@ const COLUMNS_OF_SEVERAL: &[Column] = &[
     column("MEMORY", "memory").show(Show::Bytes),
     column("DISK", "disk").show(Show::Bytes).wide(),
     column("IPS", "ips").wide(),
+    column("ISOLATION", "raw.boxrig.isolation").wide(),
+    column("NOT-ENFORCED", "raw.boxrig.notEnforced").wide(),
     column("LABELS", "labels").wide(),
     column("AGE", "created").show(Show::Age),
 ];
