@@ -42,7 +42,7 @@ def main():
         for event in client.vms.stream(vm, command="stream-scenario"):
             if event.type == "o":
                 units += len(event.data)
-    elif scenario == "download":
+    elif scenario in ("download", "download-sha256"):
         client.download(vm, "/object", arg)
         units = os.path.getsize(arg)
     elif scenario == "upload-dir":

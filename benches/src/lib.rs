@@ -17,6 +17,10 @@ pub const STREAM_BYTES: usize = 256 * 1024 * 1024;
 pub const STREAM_EVENT: usize = 32 * 1024;
 /// Bytes of the download scenario.
 pub const DOWNLOAD_BYTES: usize = 1024 * 1024 * 1024;
+/// A machine of the canned listener that has no `sha256sum`: a transfer is checked by its length, as the peers do.
+pub const VM: &str = "00000000-0000-4000-8000-000000000001";
+/// A machine of the canned listener that says the SHA-256 of what it sends.
+pub const SUMMING_VM: &str = "00000000-0000-4000-8000-000000000002";
 /// The command that the canned listener answers with [`STREAM_BYTES`] of output.
 pub const STREAM_COMMAND: &str = "stream-scenario";
 

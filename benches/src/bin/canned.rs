@@ -3,9 +3,9 @@
 //!
 //! usage: `canned [--keep FILE]`; prints its origin, and with `--keep` writes the last upload to FILE.
 //!
-//! It plays a machine that has `sh`, `tar`, `curl` and `sha256sum`, and in which every path is one file
-//! of [`DOWNLOAD_BYTES`] bytes. It answers what the clients' commands ask of such a machine; what an
-//! upload contains is not looked at, so a command that would check one says that it had no `sha256sum`.
+//! It plays machines that have `sh`, `tar` and `curl`, one of them ([`SUMMING_VM`]) also `sha256sum`, and in
+//! which every path is one file of [`DOWNLOAD_BYTES`] bytes. It answers what the clients' commands ask of such
+//! machines. What an upload contains is not looked at, so no machine says that it checked one.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use boxrig_benches::{DOWNLOAD_BYTES, STREAM_BYTES, STREAM_COMMAND, STREAM_EVENT};
+use boxrig_benches::{DOWNLOAD_BYTES, STREAM_BYTES, STREAM_COMMAND, STREAM_EVENT, SUMMING_VM};
 use sha2::{Digest, Sha256};
 
 /// What the download consists of.
@@ -191,7 +191,7 @@ fn answer(out: &mut TcpStream, canned: &Canned, head: &Head, body: &[u8]) -> io:
         ("POST", path) if path.ends_with("/files/fetch") => json(out, &result(0, "")),
         ("POST", path) if path.ends_with("/exec") && head.lines => events(out, canned, body),
         ("POST", path) if path.ends_with("/exec") => {
-            let (code, stdout) = machine(canned, body);
+            let (code, stdout) = machine(canned, path, body);
             json(out, &result(code, &stdout))
         }
         ("GET", "/v1/vms") => json(out, "[]"),
@@ -200,24 +200,28 @@ fn answer(out: &mut TcpStream, canned: &Canned, head: &Head, body: &[u8]) -> io:
 }
 
 /// What the machine answers to a command: exit code and output, the latter as the text of a JSON string.
-fn machine(canned: &Canned, command: &[u8]) -> (i32, String) {
+fn machine(canned: &Canned, path: &str, command: &[u8]) -> (i32, String) {
     if contains(command, b"kind=directory") {
         // Boxrig's client asks what a path is, and has it sent to the storage, in one command.
-        let sum = canned.sha256.get_or_init(|| {
-            let mut hash = Sha256::new();
-            for _ in 0..DOWNLOAD_BYTES / BLOCK.len() {
-                hash.update(BLOCK);
-            }
-            hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
-        });
         let size = DOWNLOAD_BYTES;
-        let said = format!(
-            "kind=file\\nsize={size}\\nmode=644\\nmtime=1700000000\\nsha256={sum}\\nhead=0\\ncurl=0\\n"
-        );
+        let mut said = format!("kind=file\\nsize={size}\\nmode=644\\nmtime=1700000000\\n");
+        if path.contains(SUMMING_VM) {
+            let sum = canned.sha256.get_or_init(sum_of_download);
+            said.push_str(&format!("sha256={sum}\\n"));
+        }
+        said.push_str("head=0\\ncurl=0\\n");
         return (0, said);
     }
     // The SDK asks first whether it is a directory: 1 says that it is a file.
     (i32::from(contains(command, b"test -d")), String::new())
+}
+
+fn sum_of_download() -> String {
+    let mut hash = Sha256::new();
+    for _ in 0..DOWNLOAD_BYTES / BLOCK.len() {
+        hash.update(BLOCK);
+    }
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// The answer to a command in the buffered form.

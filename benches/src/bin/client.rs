@@ -7,12 +7,9 @@ use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use boxrig_benches::{CALLS, FLIGHT, Meter, STREAM_COMMAND};
-use boxrig_fastvm::{Client, ExecEvent};
+use boxrig_benches::{CALLS, FLIGHT, Meter, STREAM_COMMAND, SUMMING_VM, VM};
+use boxrig_fastvm::{Checked, Client, ExecEvent};
 use futures_util::StreamExt;
-
-/// Any machine: the listener has but one answer.
-const VM: &str = "00000000-0000-4000-8000-000000000001";
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -26,16 +23,20 @@ async fn main() -> Result<()> {
         _ => return Err("usage: client ORIGIN SCENARIO [PATH]".into()),
     };
     let client = Client::builder().api_key("k").base_url(origin).build()?;
-    run(&client).await?; // connected, warm
+    // A task of its own, as calls are made in most programs that make many.
+    let (scenario, path) = (scenario.to_owned(), path.to_owned());
+    tokio::spawn(async move { measure(&client, &scenario, &path).await }).await?
+}
+
+async fn measure(client: &Client, scenario: &str, path: &str) -> Result<()> {
+    run(client).await?; // connected, warm
     let meter = Meter::start();
     let units = match scenario {
-        "exec" => exec(&client).await?,
-        "flight" => flight(&client).await?,
-        "stream" => stream(&client).await?,
-        "download" => {
-            client.download(VM, "/object", path).await?;
-            std::fs::metadata(path)?.len()
-        }
+        "exec" => exec(client).await?,
+        "flight" => flight(client).await?,
+        "stream" => stream(client).await?,
+        "download" => download(client, VM, path, Checked::Length).await?,
+        "download-sha256" => download(client, SUMMING_VM, path, Checked::Sha256).await?,
         "upload-dir" => {
             client.upload(VM, path, "/root/tree").await?;
             1
@@ -80,6 +81,15 @@ async fn flight(client: &Client) -> Result<u64> {
         task.await??;
     }
     Ok(calls)
+}
+
+/// A file, which must have been checked as expected.
+async fn download(client: &Client, vm: &str, path: &str, expected: Checked) -> Result<u64> {
+    let report = client.download(vm, "/object", path).await?;
+    if report.checked != expected {
+        return Err(format!("checked by {:?}, not {expected:?}", report.checked).into());
+    }
+    Ok(std::fs::metadata(path)?.len())
 }
 
 /// The output of one command.

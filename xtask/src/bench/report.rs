@@ -200,8 +200,9 @@ with the median, that of memory with the largest value.
 * The **clients** talk to `benches/src/bin/canned.rs`, a listener that does nothing but read requests and
   write ready bytes. Peer: the vendor's Python SDK 0.7.0 (`benches/sdk.py`), unmodified; for the download
   also `curl`. What is measured begins when a client is connected, so no interpreter's or program's start is in
-  it. Downloads are written to memory (tmpfs) where there is room. Boxrig's client computes a SHA-256 of everything it
-  transfers and compares it; the peers do not.
+  it. Downloads are written to memory (tmpfs) where there is room. Boxrig's client checks a
+  transfer by its SHA-256 where the machine says one, and else by its length, which is all that the peers do; the download is
+  measured both ways.
 * The **engine** is measured through the HTTP API of `boxrig serve --engine sandbox` with its data on
   disk: from sending the launch to having the output of `echo`, an instance at a time, none started ahead.
 * **Idle instances**: what the system's available memory lost (`MemAvailable`), which counts the kernel's share,
