@@ -159,9 +159,24 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
         #[test]
-        fn pieces_make_one_member(pieces in proptest::collection::vec(proptest::collection::vec(prop_oneof![Just(0u8), any::<u8>()], 0..70_000), 0..4),
-                                  level in prop_oneof![Just(Level::None), Just(Level::Fast), Just(Level::Of(6))]) {
+        fn pieces_make_one_member(
+            pieces in proptest::collection::vec((0usize..70_000, any::<u8>(), any::<u64>()), 0..4),
+            level in prop_oneof![Just(Level::None), Just(Level::Fast), Just(Level::Of(6))],
+        ) {
+            // Runs, noise, and both.
+            let fill = |(len, byte, seed): (usize, u8, u64)| -> Vec<u8> {
+                let mut x = seed;
+                (0..len)
+                    .map(|i| {
+                        x = x.wrapping_mul(6364136223846793005).wrapping_add(1);
+                        if seed % 3 == 0 || (seed % 3 == 1 && i % 9000 < 4000) { byte } else { (x >> 56) as u8 }
+                    })
+                    .collect()
+            };
+            let pieces: Vec<Vec<u8>> = pieces.into_iter().map(fill).collect();
             prop_assert_eq!(round(&pieces, level), pieces.concat());
         }
     }

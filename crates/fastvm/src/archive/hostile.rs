@@ -318,18 +318,18 @@ fn links_that_lead_out_are_found() {
 #[test]
 fn bombs_are_defused() {
     let place = Place::new();
-    // 1 GiB of zeros in 1 MiB of gzip.
-    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    let e = entry(b"zeros", Kind::File, b"", 1 << 30);
+    // 256 MiB of zeros in a few MiB of gzip.
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let e = entry(b"zeros", Kind::File, b"", 256 << 20);
     let mut header = Vec::new();
     write_header(&mut header, &e).unwrap();
     gz.write_all(&header).unwrap();
-    for _ in 0..1024 {
+    for _ in 0..256 {
         gz.write_all(&[0; 1 << 20]).unwrap();
     }
     gz.write_all(&END).unwrap();
     let bomb = gz.finish().unwrap();
-    assert!(bomb.len() < 2 << 20);
+    assert!(bomb.len() < 8 << 20);
     let e = run(&place.root(), bomb, LIMITS).unwrap_err();
     assert!(e.contains("larger than what it may"), "{e}");
     assert_eq!(
@@ -377,7 +377,7 @@ fn bombs_are_defused() {
 
 #[test]
 fn many_entries_leave_nothing_behind() {
-    // A hundred thousand that are made, and a million that are left out and named up to a limit only.
+    // Twenty thousand that are made, and a million that are left out and named up to a limit only.
     let place = Place::new();
     let one = Archive::default().hard("l", "f").0;
     let left = Archive::default().add("null", Kind::Other, "", b"").0;
@@ -385,7 +385,7 @@ fn many_entries_leave_nothing_behind() {
     let feeder = thread::spawn(move || {
         let first = Archive::default().file("f", b"x").0;
         let _ = tx.blocking_send(Message::Data(first.into()));
-        for (entry, times) in [(one, 100), (left, 1000)] {
+        for (entry, times) in [(one, 20), (left, 1000)] {
             let thousand = Bytes::from(entry.repeat(1000));
             for _ in 0..times {
                 if tx.blocking_send(Message::Data(thousand.clone())).is_err() {
@@ -402,7 +402,7 @@ fn many_entries_leave_nothing_behind() {
     };
     let out = unpack(&place.root(), rx, limits, &mut |_, _| {}).unwrap();
     feeder.join().unwrap();
-    assert_eq!((out.entries, out.left_out.count), (1_100_001, 1_000_000));
+    assert_eq!((out.entries, out.left_out.count), (1_020_001, 1_000_000));
     assert_eq!(out.left_out.named.len(), super::NAMED);
     assert_eq!(fs::read_dir(place.root()).unwrap().count(), 2);
 }

@@ -269,16 +269,24 @@ fn ustar_path(header: &[u8; BLOCK]) -> Vec<u8> {
 
 fn check_sum(header: &[u8; BLOCK]) -> io::Result<()> {
     let expected = parse_number(&header[148..156])?;
-    let within = |i: usize| (148..156).contains(&i);
-    let bytes = || {
-        header
+    // The field itself counts as blanks. Some old writers summed signed bytes.
+    let parts = [&header[..148], &header[156..]];
+    let blanks = 8 * i64::from(b' ');
+    let unsigned = || {
+        parts
             .iter()
-            .enumerate()
-            .map(move |(i, b)| if within(i) { b' ' } else { *b })
+            .flat_map(|p| p.iter())
+            .map(|b| i64::from(*b))
+            .sum::<i64>()
     };
-    let unsigned: i64 = bytes().map(i64::from).sum();
-    let signed: i64 = bytes().map(|b| i64::from(b as i8)).sum();
-    if expected == unsigned || expected == signed {
+    let signed = || {
+        parts
+            .iter()
+            .flat_map(|p| p.iter())
+            .map(|b| i64::from(*b as i8))
+            .sum::<i64>()
+    };
+    if expected == unsigned() + blanks || expected == signed() + blanks {
         Ok(())
     } else {
         Err(broken("a header's checksum does not match"))

@@ -208,7 +208,8 @@ fn check(result: &ExecResponse, remote: &str) -> Result<Said> {
         let what = format!("the machine could not send it: {name} ended with {code}");
         return Err(guest(result, Kind::Failed, &what));
     }
-    if said.directory.is_none() || said.codes.is_empty() {
+    let told = said.directory == Some(true) || said.size.is_some();
+    if said.directory.is_none() || !told || said.codes.is_empty() {
         return Err(guest(
             result,
             Kind::Protocol,
@@ -328,9 +329,11 @@ async fn file(
     let (received, target) = both(fed, written)?.1;
     let digest = match summer {
         None => None,
-        Some(summer) => Some(summer.await.map_err(|_| {
-            Error::new(Kind::Cancelled, "computing the checksum was given up")
-        })?),
+        Some(summer) => Some(
+            summer
+                .await
+                .map_err(|_| Error::new(Kind::Cancelled, "computing the checksum was given up"))?,
+        ),
     };
     let wrong = |what: &str| {
         let hint = "it may have been changed while it was sent";
