@@ -175,7 +175,7 @@ async fn d02_an_unreadable_file_fails_the_upload() {
 fn unreadable(at: &std::path::Path) {
     fs::write(at, "x").unwrap();
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(at, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(at, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read(at).is_ok() {
         // Root reads everything; what fails for it, too, is a name that is taken by a file that vanishes in between. A FIFO would
         // be skipped, so a file that shrinks while it is read stands in: its size is announced, its bytes are not there.
