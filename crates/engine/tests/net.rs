@@ -141,16 +141,18 @@ fn send(request: &netlink::Request) -> Result<(), i32> {
 
 /// Why the test cannot run here, if so.
 fn cannot_unshare() -> bool {
-    // SAFETY: takes nothing, returns a number.
-    if unsafe { libc::geteuid() } == 0 {
+    // On a thread of its own, which ends with its namespace.
+    // SAFETY: changes the network namespace of that thread only.
+    let tried = std::thread::spawn(|| unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0);
+    if tried.join().unwrap_or(false) {
         return false;
     }
     assert_ne!(
         std::env::var("BOXRIG_REQUIRE").as_deref(),
         Ok("sandbox"),
-        "this test must run, and needs root"
+        "this test must run, and needs root and network namespaces"
     );
-    eprintln!("skipped: making a network namespace from a test needs root");
+    eprintln!("skipped: making a network namespace from a test is not permitted here");
     true
 }
 

@@ -58,7 +58,8 @@ impl Server {
         let config =
             ServerConfig::new(dir.0.join("data")).listen(SocketAddr::from(([127, 0, 0, 1], 0)));
         let mut config = configure(config);
-        config.probe = false;
+        // A test must hear at the start, not at its first launch, that the sandbox cannot run here.
+        config.probe = config.engine == boxrig_engine::Selection::Sandbox;
         let running = crate::serve::Server::start(config).await?;
         Ok(Self {
             running: Some(running),

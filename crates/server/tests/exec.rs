@@ -30,7 +30,7 @@ async fn servers() -> Vec<Server> {
             Err(e) if e.kind == Kind::Unsupported => {
                 let required = std::env::var("BOXRIG_REQUIRE").unwrap_or_default();
                 assert_ne!(required, "sandbox", "{e}");
-                println!("not run on {engine:?}: {e}");
+                println!("skipped: not run on {engine:?}: {e}");
             }
             Err(e) => panic!("{e}"),
         }
