@@ -60,7 +60,7 @@ pub use reply::{
 };
 pub use retry::{Decision, Phase, RetryPolicy};
 pub use secret::Secret;
-pub use text::{Untrusted, escape_line, escape_text};
+pub use text::{Untrusted, escape_json, escape_line, escape_text};
 pub use ws::WebSocket;
 
 /// A boxed future, used only at object-safe seams.

@@ -94,6 +94,32 @@ pub fn escape_text(text: &str) -> Cow<'_, str> {
     escape(text, |c| c == '\n' || c == '\t')
 }
 
+/// A JSON document made safe for a terminal: what could mislead is written as `\\u` and four digits, so every value
+/// stays what it is. Line ends and tabs outside of strings are the document's own form.
+///
+/// ```
+/// let document = serde_json::json!(["\u{9b}31m"]).to_string();
+/// assert_eq!(boxrig_wire::escape_json(&document), r#"["\u009b31m"]"#);
+/// ```
+pub fn escape_json(document: &str) -> Cow<'_, str> {
+    // Below DEL, JSON writers escape by themselves; above ASCII, a character can only be in a string.
+    let odd = |c: char| c >= '\u{7f}' && is_hostile(c);
+    if !document.chars().any(odd) {
+        return Cow::Borrowed(document);
+    }
+    let mut out = String::with_capacity(document.len() + 64);
+    for c in document.chars() {
+        if odd(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +138,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_document_is_the_same_and_plain(s in any::<String>()) {
+            let document = serde_json::to_string(&s).unwrap();
+            let shown = escape_json(&document);
+            prop_assert!(!shown.chars().any(is_hostile));
+            prop_assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), s);
+        }
+
         #[test]
         fn printed_text_holds_no_control(s in any::<String>()) {
             prop_assert!(!escape_line(&s).chars().any(|c| c.is_control() || is_hostile(c)));

@@ -68,7 +68,8 @@ impl Failure {
             return;
         };
         let text = if as_json {
-            format!("{}\n", json_error(e, self.exit_code()))
+            let error = json_error(e, self.exit_code()).to_string();
+            format!("{}\n", boxrig_wire::escape_json(&error))
         } else {
             human(e, matches!(self, Self::Own(_)))
         };

@@ -4,10 +4,11 @@
 //! JSON and YAML print it whole. Everything that is printed for people goes through [`escape_line`], so no text of a
 //! server can move the cursor or change the terminal.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::io::{self, Write};
 
-use boxrig_wire::{Error, Kind, Result, escape_line};
+use boxrig_wire::{Error, Kind, Result, escape_json, escape_line, escape_text};
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr;
 
@@ -295,10 +296,7 @@ pub(crate) fn list(
         });
     }
     match style.format {
-        Format::Json => {
-            serde_json::to_writer_pretty(&mut *out, &picked(style, rows))?;
-            writeln!(out)
-        }
+        Format::Json => json(out, &picked(style, rows)),
         Format::Yaml => yaml(out, &picked(style, rows)),
         Format::Csv => csv(out, &shown(style, columns), &rows),
         Format::Name => rows
@@ -320,10 +318,7 @@ pub(crate) fn one(
     row: Value,
 ) -> io::Result<()> {
     match style.format {
-        Format::Json => {
-            serde_json::to_writer_pretty(&mut *out, &pick(style, row))?;
-            writeln!(out)
-        }
+        Format::Json => json(out, &pick(style, row)),
         Format::Yaml => yaml(out, &pick(style, row)),
         Format::Csv | Format::Name => list(out, style, columns, vec![row]),
         Format::Table | Format::Wide => {
@@ -389,8 +384,26 @@ fn name(row: &Value) -> String {
         .unwrap_or_default()
 }
 
+/// JSON in which every value is whole, and which moves no cursor when somebody looks at it.
+pub(crate) fn json(out: &mut dyn Write, value: &Value) -> io::Result<()> {
+    let text = serde_json::to_string_pretty(value)?;
+    writeln!(out, "{}", escape_json(&text))
+}
+
+/// YAML; where a plain text in it would mislead, in YAML's JSON form, which has escapes for every string.
 fn yaml(out: &mut dyn Write, value: &Value) -> io::Result<()> {
-    let text = serde_saphyr::to_string(value).map_err(io::Error::other)?;
+    let mut text = serde_saphyr::to_string(value).map_err(io::Error::other)?;
+    if escape_text(&text) != text {
+        text = serde_json::to_string_pretty(value)?
+            .chars()
+            .map(|c| match escape_line(c.encode_utf8(&mut [0; 4])) {
+                // Here these are only the document's own line ends.
+                _ if c.is_ascii() && c != '\u{7f}' => c.to_string(),
+                Cow::Borrowed(plain) => plain.to_owned(),
+                Cow::Owned(_) => format!("\\U{:08x}", u32::from(c)),
+            })
+            .collect();
+    }
     out.write_all(text.as_bytes())?;
     if text.ends_with('\n') {
         Ok(())
@@ -399,22 +412,28 @@ fn yaml(out: &mut dyn Write, value: &Value) -> io::Result<()> {
     }
 }
 
-/// CSV for spreadsheets: a cell that such a program would take for a formula gets an apostrophe in front.
+/// CSV for spreadsheets: a cell that such a program would take for a formula gets an apostrophe in front, and control
+/// characters are escaped as in a table. Programs that need every byte read JSON.
 fn csv(out: &mut dyn Write, columns: &[Shown<'_>], rows: &[Value]) -> io::Result<()> {
     let mut writer = csv::Writer::from_writer(out);
     writer.write_record(columns.iter().map(|c| c.field))?;
     for row in rows {
-        writer.write_record(columns.iter().map(|c| harmless(text(member(row, c.field)))))?;
+        writer.write_record(
+            columns
+                .iter()
+                .map(|c| harmless(&text(member(row, c.field)))),
+        )?;
     }
     writer.flush()
 }
 
-fn harmless(cell: String) -> String {
+fn harmless(cell: &str) -> String {
     let number = cell.parse::<f64>().is_ok();
+    let shown = escape_line(cell);
     if !number && cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
-        format!("'{cell}")
+        format!("'{shown}")
     } else {
-        cell
+        shown.into_owned()
     }
 }
 
@@ -612,8 +631,9 @@ mod tests {
             let mut reader = csv::Reader::from_reader(&out[..]);
             let record = reader.records().next();
             let got = record.map(|r| r.unwrap()[0].to_owned()).unwrap_or_default();
-            if got != name {
-                prop_assert_eq!(&got, &format!("'{name}"));
+            let shown = escape_line(&name);
+            if got != shown {
+                prop_assert_eq!(&got, &format!("'{shown}"));
             }
             let formula = got.starts_with(['=', '+', '-', '@', '\t', '\r']);
             prop_assert!(!formula || got.parse::<f64>().is_ok());

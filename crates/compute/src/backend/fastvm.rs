@@ -171,7 +171,8 @@ impl Fastvm {
 fn ended(exit: &ExecExit) -> Vec<Result<ExecEvent>> {
     let mut events = Vec::new();
     if let Some(words) = &exit.diagnostic {
-        let line = format!("{}\n", words.raw());
+        // The service's words and not the command's: they are shown escaped.
+        let line = format!("{words}\n");
         events.push(Ok(ExecEvent::Stderr(line.into())));
     }
     events.push(Ok(ExecEvent::Exit(if exit.timed_out {

@@ -109,7 +109,7 @@ fn show(style: &Style, value: Value) -> io::Result<()> {
             output::one(&mut out, &style, &[], value)
         }
         other if style.format == Format::Yaml => output::one(&mut out, style, &[], other),
-        other => writeln!(out, "{other}"),
+        other => output::json(&mut out, &other),
     }
 }
 
