@@ -111,13 +111,34 @@ impl Front {
 
     /// Whether a request that came over TCP is addressed to this server, by a program of the user's own choice.
     fn admit(&self, info: &RequestInfo) -> Result<(), Refusal> {
-        let authority = match (info.uri.authority(), info.headers.get(HOST)) {
+        let mut hosts = info.headers.get_all(HOST).iter();
+        let host = match hosts.next() {
+            None => None,
+            Some(host) => Some(
+                host.to_str()
+                    .ok()
+                    .and_then(|h| h.parse::<Authority>().ok())
+                    .ok_or_else(|| Refusal::bad("the Host header is not a host"))?,
+            ),
+        };
+        if host.as_ref().is_some_and(|h| !is_host_and_port(h)) {
+            return Err(Refusal::bad("the Host header is not a host and a port"));
+        }
+        // Two names are one for each reader of the request (RFC 9112, 3.2).
+        if hosts.next().is_some() {
+            return Err(Refusal::bad("there are two Host headers"));
+        }
+        if !matches!(info.uri.scheme_str(), None | Some("http" | "https")) {
+            return Err(Refusal::bad("the request is for another scheme"));
+        }
+        let authority = match (info.uri.authority(), host) {
+            (Some(one), Some(other)) if *one != other => {
+                return Err(Refusal::forbidden(
+                    "the Host header is not the request's host",
+                ));
+            }
             (Some(authority), _) => authority.clone(),
-            (None, Some(host)) => host
-                .to_str()
-                .ok()
-                .and_then(|h| h.parse::<Authority>().ok())
-                .ok_or_else(|| Refusal::bad("the Host header is not a host"))?,
+            (None, Some(host)) => host,
             (None, None) => return Err(Refusal::bad("the Host header is missing")),
         };
         let host = authority.host();
@@ -144,10 +165,9 @@ impl Front {
         });
         let site = info.header("sec-fetch-site");
         if !same_origin || matches!(site, Some("cross-site" | "same-site")) {
-            return Err(Refusal {
-                status: StatusCode::FORBIDDEN,
-                words: "requests from other web sites are refused".to_owned(),
-            });
+            return Err(Refusal::forbidden(
+                "requests from other web sites are refused",
+            ));
         }
         Ok(())
     }
@@ -159,6 +179,16 @@ fn service_name(host: &str) -> Option<String> {
     let name = host.strip_suffix(SERVICE_DOMAIN)?;
     // `<service>.<app>` or `<name>--<id>.proxy`: two labels.
     (name.split('.').count() == 2).then(|| name.to_owned())
+}
+
+/// Whether there is nothing but a host and a port: no user, no words in the port's place.
+fn is_host_and_port(authority: &Authority) -> bool {
+    let rest = authority.as_str().strip_prefix(authority.host());
+    match rest {
+        Some("" | ":") => true,
+        Some(_) => authority.port_u16().is_some(),
+        None => false,
+    }
 }
 
 fn first_segment(path: &str) -> &str {
@@ -173,6 +203,12 @@ struct Refusal {
 }
 
 impl Refusal {
+    fn forbidden(words: &str) -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            words: words.to_owned(),
+        }
+    }
     fn bad(words: &str) -> Self {
         Self {
             status: StatusCode::BAD_REQUEST,
