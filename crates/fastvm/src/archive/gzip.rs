@@ -1,6 +1,8 @@
 //! Gzip made of pieces that are compressed apart: several at a time, and stored as they are where compression gains
 //! nothing. The pieces end on byte boundaries, so together they are one ordinary gzip member.
 
+use std::cell::RefCell;
+
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
 /// How archives are compressed on their way.
@@ -54,9 +56,29 @@ fn gains(input: &[u8]) -> bool {
     })
 }
 
+thread_local! {
+    /// The compressor of a thread and its level: making one costs more memory than a piece has.
+    static STATE: RefCell<Option<(u32, Compress)>> = const { RefCell::new(None) };
+}
+
 /// Deflate blocks of `input` that end on a byte boundary and are not the last.
 fn deflate(input: &[u8], level: u32) -> Option<Vec<u8>> {
-    let mut state = Compress::new(Compression::new(level), false);
+    STATE.with_borrow_mut(|state| {
+        let state = match state {
+            Some((of, state)) if *of == level => {
+                state.reset();
+                state
+            }
+            other => {
+                let fresh = Compress::new(Compression::new(level), false);
+                &mut other.insert((level, fresh)).1
+            }
+        };
+        flush(state, input)
+    })
+}
+
+fn flush(state: &mut Compress, input: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(input.len() / 2 + 1024);
     loop {
         let done = usize::try_from(state.total_in()).ok()?;
@@ -150,7 +172,7 @@ mod tests {
         let piece = compress(&noise, Level::Fast);
         assert!(piece.bytes.len() < noise.len() + 64 && piece.bytes[0] == 0);
         assert!(compress(&vec![7; 200_000], Level::Fast).bytes.len() < 4000);
-        assert_eq!(round(&[noise.clone()], Level::Fast), noise);
+        assert_eq!(round(std::slice::from_ref(&noise), Level::Fast), noise);
     }
 
     #[test]
