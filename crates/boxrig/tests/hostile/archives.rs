@@ -25,7 +25,7 @@ impl Tar {
         };
         put(&mut header, 0, name, 100);
         put(&mut header, 100, format!("{mode:07o}\0").as_bytes(), 8);
-        put(&mut header, 108, b"0000000\0000000000\0", 16);
+        put(&mut header, 108, b"0000000\x000000000\0", 16);
         put(&mut header, 124, size, 12);
         put(&mut header, 136, b"00000001750\0", 12);
         header[156] = flag;

@@ -321,13 +321,16 @@ fn every_native_operation_on_a_hostile_service() {
     assert!(service.seen().len() >= 2 * NATIVE.len());
 }
 
+/// Makes the same answer again and again.
+type Telling = Box<dyn Fn() -> Answer + Send + Sync>;
+
 #[test]
 fn every_error_of_a_hostile_service() {
     let p = everything();
     let quoted = Value::String(p.clone());
     let latin: Vec<u8> = (0x80..=0xffu8).chain(*b"x").collect();
     let error = json!({"error": p, "message": p, "detail": p, "dimension": p, "code": p});
-    let answers: Vec<(&str, Box<dyn Fn() -> Answer + Send + Sync>)> = vec![
+    let answers: Vec<(&str, Telling)> = vec![
         ("400", {
             let error = error.to_string();
             Box::new(move || Answer::new("400 no", "application/json", error.clone()))
