@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::{Error, Kind, Result};
 
@@ -25,6 +26,18 @@ pub(crate) fn make_private_dir(dir: &Path) -> Result<()> {
         .map_err(|error| Error::io(format!("make the directory {}", dir.display()), error))
 }
 
+/// Takes the lock, asking again for half a second: a child that its last owner was starting holds it too,
+/// from `fork` until `exec`.
+fn patiently(file: &File) -> std::result::Result<(), TryLockError> {
+    for _ in 0..25 {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
+            done => return done,
+        }
+    }
+    file.try_lock()
+}
+
 impl DirectoryLock {
     /// Makes `dir` if it is missing and takes it.
     ///
@@ -40,7 +53,7 @@ impl DirectoryLock {
             .write(true)
             .open(&path)
             .map_err(failed)?;
-        match file.try_lock() {
+        match patiently(&file) {
             Ok(()) => Ok(Self { _file: file }),
             Err(TryLockError::WouldBlock) => Err(Error::new(
                 Kind::InvalidState,

@@ -266,7 +266,16 @@ fn lock(data: &Path) -> Result<File, StartError> {
         options.mode(0o600);
     }
     let mut file = options.open(&path)?;
-    match file.try_lock() {
+    // A child that the last owner was starting holds it too, from `fork` until `exec`: a moment's patience.
+    let mut taken = file.try_lock();
+    for _ in 0..25 {
+        if !matches!(taken, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        taken = file.try_lock();
+    }
+    match taken {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let owner = std::fs::read_to_string(&path).unwrap_or_default();

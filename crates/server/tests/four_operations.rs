@@ -1,5 +1,6 @@
-//! The proof that one description serves both halves: the four operations that fit the usual shape
-//! least, each with the client's call and a handler, over real sockets. The handlers run real
+//! The proof that one description serves both halves: the operations that fit the usual shape least,
+//! each with the client's call and a handler, over real sockets. (The fourth, FastVM's exec in both forms, is
+//! served for good: `fastvm_exec.rs`.) The handlers run real
 //! processes; they stand in for servers that come with later issues, the descriptions do not.
 
 use std::process::Stdio;
