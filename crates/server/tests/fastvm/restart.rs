@@ -27,7 +27,7 @@ async fn running_machines_run_on() {
         return;
     };
     let (running, paused) = (api.launch().await.id, api.launch().await.id);
-    api.sh(&running, "echo kept > /root/file; (while :; do date +%s%N > /root/tick; sleep 0.02; done) >/dev/null 2>&1 &").await;
+    api.sh(&running, "echo kept > /root/file; (while :; do date +%s%N > /root/t; mv /root/t /root/tick; sleep 0.02; done) >/dev/null 2>&1 &").await;
     api.call(by_id::<ops::PauseVm>(&paused)).await.unwrap();
     let kept = snapshot(&api, &running).await;
     let before = api.list(Default::default()).await;
