@@ -1,9 +1,11 @@
 //! Files and directories out of machines.
 
 use std::fs::{self, File, FileTimes};
+use std::future::poll_fn;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::pin::Pin;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use boxrig_wire::{Error, Kind, Result, WireBody};
 use bytes::Bytes;
@@ -219,49 +221,88 @@ fn check(result: &ExecResponse, remote: &str) -> Result<Said> {
     Ok(said)
 }
 
-/// Hands a body to a blocking thread; gives its length when it came to its end.
-async fn feed(
-    response: Response<WireBody>,
-    to: channel::Sender,
-    options: &TransferOptions,
-) -> Result<u64> {
-    let mut body = Box::pin(response.into_body());
-    let mut bytes = 0;
-    loop {
-        let frame = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx));
-        let frame = tokio::time::timeout(options.stall_timeout, frame)
-            .await
-            .map_err(|_| stalled(options.stall_timeout))?;
-        match frame {
-            None => break,
-            Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
-                    bytes += data.len() as u64;
-                    if to.send(Message::Data(data)).await.is_err() {
-                        // The other side says why.
-                        return Ok(bytes);
+/// A body as it comes, under the clock that ends a transfer which stands still.
+struct Incoming {
+    body: Pin<Box<WireBody>>,
+    stall: Duration,
+    bytes: u64,
+}
+
+impl Incoming {
+    fn new(response: Response<WireBody>, options: &TransferOptions) -> Self {
+        Self {
+            body: Box::pin(response.into_body()),
+            stall: options.stall_timeout,
+            bytes: 0,
+        }
+    }
+
+    /// The next bytes; `None` at the proper end.
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let frame = poll_fn(|cx| self.body.as_mut().poll_frame(cx));
+            let frame = tokio::time::timeout(self.stall, frame)
+                .await
+                .map_err(|_| stalled(self.stall))?;
+            match frame {
+                None => return Ok(None),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.bytes += data.len() as u64;
+                        return Ok(Some(data));
                     }
                 }
-            }
-            Some(Err(e)) => {
-                return Err(Error::new(Kind::Transport, "the transfer broke off")
-                    .with_operation("getObject")
-                    .with_code(CODE)
-                    .with_source(e));
+                Some(Err(e)) => {
+                    return Err(Error::new(Kind::Transport, "the transfer broke off")
+                        .with_operation("getObject")
+                        .with_code(CODE)
+                        .with_source(e));
+                }
             }
         }
     }
-    let _ = to.send(Message::End).await;
-    Ok(bytes)
 }
 
-/// How many chunks wait for the checksum, beyond those that wait for the disk.
-const SUM_DEPTH: usize = 4;
+/// Hands a body to a blocking thread; gives its length when it came to its end.
+async fn feed(mut from: Incoming, to: channel::Sender) -> Result<u64> {
+    while let Some(data) = from.next().await? {
+        if to.send(Message::Data(data)).await.is_err() {
+            // The other side says why.
+            return Ok(from.bytes);
+        }
+    }
+    let _ = to.send(Message::End).await;
+    Ok(from.bytes)
+}
 
-/// A file that was received, not yet in its place.
-struct Received {
+/// A local file that is being written, under a name of its own.
+///
+/// The bytes were received on the thread that writes them, which is more than twice as fast as handing them to another
+/// processor. A disk that makes writers wait gets a thread that may wait.
+struct Part {
     file: tempfile::NamedTempFile,
-    bytes: u64,
+    slow: bool,
+}
+
+impl Part {
+    const PATIENCE: Duration = Duration::from_millis(4);
+
+    async fn write(mut self, chunk: Bytes, target: &Path) -> Result<Self> {
+        if !self.slow {
+            let start = Instant::now();
+            let written = self.file.as_file_mut().write_all(&chunk);
+            written.map_err(|e| cannot("write", target, e))?;
+            self.slow = start.elapsed() > Self::PATIENCE;
+            return Ok(self);
+        }
+        let target = target.to_owned();
+        blocking(move || {
+            let written = self.file.as_file_mut().write_all(&chunk);
+            written.map_err(|e| cannot("write", &target, e))?;
+            Ok(self)
+        })
+        .await
+    }
 }
 
 async fn file(
@@ -271,70 +312,43 @@ async fn file(
     said: &Said,
     options: &TransferOptions,
 ) -> Result<TransferReport> {
+    let (mut part, target) = blocking(move || {
+        let target = target(&local)?;
+        let parent = target.parent().filter(|p| !p.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).map_err(|e| cannot("make", parent, e))?;
+        let file = tempfile::Builder::new()
+            .prefix(".boxrig-")
+            .suffix(".part")
+            .tempfile_in(parent)
+            .map_err(|e| cannot("write in", parent, e))?;
+        Ok((Part { file, slow: false }, target))
+    })
+    .await?;
     let response = storage::get(client, &staging.download_url).await?;
     let announced = announced_digest(&response);
     let length = response
         .headers()
         .get(http::header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    let (to, mut from) = channel::channel();
-    let progress = options.clone();
     let total = said.size.or(length);
-    let asked = local.clone();
-    // A checksum that nothing is compared with is not computed; one that is takes as long as the writing does, so it has
-    // a thread of its own.
+    // A checksum that nothing is compared with is not computed.
     let summed = announced.is_some() || said.sha256.is_some();
-    let (sum, summer) = if summed {
-        let (sum, chunks) = std::sync::mpsc::sync_channel::<Bytes>(SUM_DEPTH);
-        let summer = tokio::task::spawn_blocking(move || {
-            let mut hash = Sha256::new();
-            while let Ok(chunk) = chunks.recv() {
-                hash.update(&chunk);
-            }
-            hex(&hash.finalize())
-        });
-        (Some(sum), Some(summer))
-    } else {
-        (None, None)
-    };
-    let writer = blocking(move || {
-        let target = target(&asked)?;
-        let parent = target.parent().filter(|p| !p.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        fs::create_dir_all(parent).map_err(|e| cannot("make", parent, e))?;
-        let mut file = tempfile::Builder::new()
-            .prefix(".boxrig-")
-            .suffix(".part")
-            .tempfile_in(parent)
-            .map_err(|e| cannot("write in", parent, e))?;
-        let mut bytes = 0;
-        while let Some(chunk) = from.chunk().map_err(|e| cannot("receive", &target, e))? {
-            if let Some(sum) = &sum {
-                // It only ends after this end does; if it should not, there is no sum, which is an error below.
-                let _ = sum.send(chunk.clone());
-            }
-            file.as_file_mut()
-                .write_all(&chunk)
-                .map_err(|e| cannot("write", &target, e))?;
-            bytes += chunk.len() as u64;
-            progress.report(TransferProgress {
-                bytes,
-                total,
-                entries: 0,
-            });
+    let mut sum = summed.then(Sha256::new);
+    let mut incoming = Incoming::new(response, options);
+    while let Some(chunk) = incoming.next().await? {
+        if let Some(sum) = &mut sum {
+            sum.update(&chunk);
         }
-        Ok((Received { file, bytes }, target))
-    });
-    let (fed, written) = tokio::join!(feed(response, to, options), writer);
-    let (received, target) = both(fed, written)?.1;
-    let digest = match summer {
-        None => None,
-        Some(summer) => Some(
-            summer
-                .await
-                .map_err(|_| Error::new(Kind::Cancelled, "computing the checksum was given up"))?,
-        ),
-    };
+        part = part.write(chunk, &target).await?;
+        options.report(TransferProgress {
+            bytes: incoming.bytes,
+            total,
+            entries: 0,
+        });
+    }
+    let bytes = incoming.bytes;
+    let digest = sum.map(|sum| hex(&sum.finalize()));
     let wrong = |what: &str| {
         let hint = "it may have been changed while it was sent";
         Error::new(
@@ -344,7 +358,7 @@ async fn file(
         .with_code(CODE)
         .with_hint(hint)
     };
-    if said.size.is_some_and(|n| n != received.bytes) {
+    if said.size.is_some_and(|n| n != bytes) {
         return Err(wrong("its length differs"));
     }
     if announced.is_some_and(|d| digest.as_deref() != Some(&hex(&d))) {
@@ -355,7 +369,6 @@ async fn file(
         Some(_) => Checked::Sha256,
         None => Checked::Length,
     };
-    let bytes = received.bytes;
     let (mode, mtime) = (said.mode, said.mtime);
     blocking(move || {
         let finish = |file: &File| -> std::io::Result<()> {
@@ -365,9 +378,8 @@ async fn file(
             }
             set_mode(file, mode.unwrap_or(0o644) & 0o777)
         };
-        finish(received.file.as_file()).map_err(|e| cannot("finish", &target, e))?;
-        received
-            .file
+        finish(part.file.as_file()).map_err(|e| cannot("finish", &target, e))?;
+        part.file
             .persist(&target)
             .map_err(|e| cannot("replace", &target, e.error))?;
         Ok(())
@@ -431,7 +443,7 @@ async fn directory(
         };
         unpack(&local, from, limits, &mut seen)
     });
-    let (fed, unpacked) = tokio::join!(feed(response, to, options), unpacker);
+    let (fed, unpacked) = tokio::join!(feed(Incoming::new(response, options), to), unpacker);
     let (wire_bytes, out): (u64, Unpacked) = both(fed, unpacked)?;
     Ok(TransferReport {
         directory: true,
