@@ -19,7 +19,7 @@ use boxrig_benches::{DOWNLOAD_BYTES, STREAM_BYTES, STREAM_COMMAND, STREAM_EVENT,
 use sha2::{Digest, Sha256};
 
 /// What the download consists of.
-const BLOCK: [u8; 1024 * 1024] = [0x5a; 1024 * 1024];
+static BLOCK: [u8; 1024 * 1024] = [0x5a; 1024 * 1024];
 
 struct Canned {
     origin: String,

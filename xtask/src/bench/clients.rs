@@ -78,7 +78,7 @@ const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         word: "download-sha256",
-        name: "the same, checked by SHA-256 on our side alone",
+        name: "download of 1 GiB, ours checked by SHA-256",
         metric: Metric::Wall,
         wanted: 2.0,
         long: true,

@@ -205,8 +205,9 @@ with the median, that of memory with the largest value.
   measured both ways.
 * The **engine** is measured through the HTTP API of `boxrig serve --engine sandbox` with its data on
   disk: from sending the launch to having the output of `echo`, an instance at a time, none started ahead.
-* **Idle instances**: what the system's available memory lost (`MemAvailable`), which counts the kernel's share,
-  and the proportional set size of the server and of every process in the instances. The larger of the two counts.
+* **Idle instances**: the proportional set size of the server and of every process in the instances, with what the
+  kernel allocated meanwhile and cannot drop (slabs, stacks, page tables, per-processor data); and what the system's
+  available memory lost (`MemAvailable`). The larger of the two counts.
 * **Command line**: wall time of the whole process.
 ";
 
