@@ -574,13 +574,10 @@ async fn d13_waiting_is_adaptive() {
 }
 
 /// D14: a call does not give up on a command, or a fetch, before its own time is up.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test]
 async fn d14_calls_outlast_their_commands() {
-    let script = Script::new(|_, _, _| {
-        std::thread::sleep(Duration::from_millis(700));
-        Reply::exec(0, "late", "")
-    })
-    .await;
+    let script =
+        Script::new(|_, _, _| Reply::Later(700, Box::new(Reply::exec(0, "late", "")))).await;
     let client = script
         .builder()
         .timeout(Some(Duration::from_millis(200)))
@@ -602,7 +599,11 @@ async fn d14_calls_outlast_their_commands() {
     let exec = Exec::new("make").timeout(Duration::from_secs(600));
     let start = Instant::now();
     client.vms().with(hurried).run("v", exec).await.unwrap_err();
-    assert!(start.elapsed() < Duration::from_millis(400));
+    assert!(
+        start.elapsed() < Duration::from_millis(600),
+        "{:?}",
+        start.elapsed()
+    );
     // Fractions of a second are rounded up: 0 must never be sent.
     client
         .vms()

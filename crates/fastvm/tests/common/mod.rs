@@ -47,6 +47,8 @@ pub(crate) enum Reply {
     Drop,
     /// Nothing ever comes.
     Silence,
+    /// The answer after this many milliseconds.
+    Later(u64, Box<Reply>),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -144,10 +146,14 @@ impl Script {
             all.push(seen.clone());
             all.len() - 1
         };
-        let reply = handler(&seen, n, &self.url);
+        let mut reply = handler(&seen, n, &self.url);
+        while let Reply::Later(ms, then) = reply {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            reply = *then;
+        }
         let hung_up = || *self.hung_up.lock().unwrap() += 1;
         match reply {
-            Reply::Drop => {}
+            Reply::Drop | Reply::Later(..) => {}
             Reply::Silence => {
                 let mut rest = [0; 1];
                 if matches!(io.read(&mut rest).await, Ok(0) | Err(_)) {
