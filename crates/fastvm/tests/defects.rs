@@ -144,6 +144,7 @@ async fn d01_a_lost_launch_is_found_again() {
 }
 
 /// D2: a file that cannot be read fails the upload of its directory; nothing is lost silently.
+#[cfg(unix)]
 #[tokio::test]
 async fn d02_an_unreadable_file_fails_the_upload() {
     let script = Script::new(|s, _, url| taking(s, url)).await;
@@ -172,6 +173,7 @@ async fn d02_an_unreadable_file_fails_the_upload() {
 }
 
 /// A file that even root cannot read: on Linux a file of the kernel's that refuses.
+#[cfg(unix)]
 fn unreadable(at: &std::path::Path) {
     fs::write(at, "x").unwrap();
     use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,5 @@
 //! The client against boxrig's own server and instances that really run.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::fs;

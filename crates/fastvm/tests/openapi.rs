@@ -516,3 +516,38 @@ fn debug_shows_no_secret() {
         assert!(!text.contains(secret), "{text}");
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_event_survives(
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+        kind in 0u8..3,
+        code in proptest::prelude::any::<i32>(),
+        timed_out in proptest::prelude::any::<bool>(),
+        duration_ms in proptest::prelude::any::<u64>(),
+        text in ".{0,20}",
+    ) {
+        let event = match kind {
+            0 => ExecEvent::Stdout(bytes.into()),
+            1 => ExecEvent::Stderr(bytes.into()),
+            _ => ExecEvent::Exit(ExecExit {
+                code,
+                timed_out,
+                duration_ms,
+                diagnostic: (!text.is_empty()).then(|| text.into()),
+                ..Default::default()
+            }),
+        };
+        let line = serde_json::to_string(&event).unwrap();
+        proptest::prop_assert!(!line.contains('\n'));
+        proptest::prop_assert_eq!(serde_json::from_str::<ExecEvent>(&line).unwrap(), event);
+    }
+
+    #[test]
+    fn no_line_does_harm(line in r#"\{("[tdcoms]{1,2}":("[oexz=AQ]{0,5}"|-?[0-9]{1,20}|null|true|\[\]|\{\}),?){0,5}\}?"#) {
+        // Read or refused, and what is read is written again.
+        if let Ok(event) = serde_json::from_str::<ExecEvent>(&line) {
+            serde_json::to_string(&event).unwrap();
+        }
+    }
+}

@@ -123,6 +123,10 @@ struct Level {
     name: Vec<u8>,
     dir: Dir,
     /// Mode and time that it gets when everything is in it.
+    #[cfg_attr(
+        not(unix),
+        allow(dead_code, reason = "directories have no modes there")
+    )]
     meta: Option<(u32, i64)>,
 }
 
@@ -408,6 +412,7 @@ fn named(what: &str, path: &[u8], e: io::Error) -> Error {
     failed(&format!("{what} {}", escape_line(&path)), e)
 }
 
+#[cfg(unix)]
 fn finish(level: &Level) -> Result<()> {
     let Some((mode, mtime)) = level.meta else {
         return Ok(());
@@ -418,6 +423,12 @@ fn finish(level: &Level) -> Result<()> {
         .open(".")
         .and_then(|dir| set_meta(&dir.into_std(), mode, mtime));
     done.map_err(|e| named("finish", &level.name, e))
+}
+
+/// Directories have no modes here, and cannot be opened as files are.
+#[cfg(not(unix))]
+fn finish(_: &Level) -> Result<()> {
+    Ok(())
 }
 
 fn set_meta(file: &fs::File, mode: u32, mtime: i64) -> io::Result<()> {
