@@ -3,6 +3,8 @@
 //! served for good: `fastvm_exec.rs`.) The handlers run real
 //! processes; they stand in for servers that come with later issues, the descriptions do not.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
