@@ -11,7 +11,8 @@ async fn main() -> boxrig_wire::Result<()> {
     let vm = client
         .vms()
         .launch(boxrig_fastvm::Launch::new("c1m2"))
-        .await?;
+        .await?
+        .vm;
     let done = client.vms().run(&vm.id, "uname -a").await;
     client.vms().delete(&vm.id).await?;
     let done = done?;
