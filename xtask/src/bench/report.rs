@@ -200,9 +200,11 @@ with the median, that of memory with the largest value.
 * The **clients** talk to `benches/src/bin/canned.rs`, a listener that does nothing but read requests and
   write ready bytes. Peer: the vendor's Python SDK 0.7.0 (`benches/sdk.py`), unmodified; for the download
   also `curl`. What is measured begins when a client is connected, so no interpreter's or program's start is in
-  it. Downloads are written to memory (tmpfs) where there is room. Boxrig's client checks a
+  it. Boxrig's calls are made in a spawned task of a multi-threaded runtime; awaited in `main` itself, each event of the
+  stream wakes another thread, and the stream takes about half as long again. Downloads are written to memory (tmpfs) where there is room. Boxrig's client checks a
   transfer by its SHA-256 where the machine says one, and else by its length, which is all that the peers do; the download is
-  measured both ways.
+  measured both ways. Most real machines have `sha256sum`, so the checked download is the usual one. Half the files of the
+  uploaded tree are cut from this repository's sources, half are random bytes.
 * The **engine** is measured through the HTTP API of `boxrig serve --engine sandbox` with its data on
   disk: from sending the launch to having the output of `echo`, an instance at a time, none started ahead.
 * **Idle instances**: the proportional set size of the server and of every process in the instances, with what the
