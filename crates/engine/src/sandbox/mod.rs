@@ -163,9 +163,9 @@ impl Sandbox {
             refusal::try_once(&inner).await?;
         }
         inner.load_instances().await?;
+        inner.collect_layers().await?;
         let background = Arc::clone(&inner);
         tokio::task::spawn_blocking(move || background.dirs.empty_trash());
-        inner.collect_layers().await?;
         Ok(Self(inner))
     }
 }

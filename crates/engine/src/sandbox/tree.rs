@@ -74,7 +74,10 @@ fn remove_at(dir: BorrowedFd<'_>, name: &CStr, depth: usize) -> io::Result<()> {
     if depth > MAX_DEPTH {
         return Err(io::Error::other("the folders are nested too deeply"));
     }
-    let folder = open_folder(dir, name)?;
+    let folder = match open_folder(dir, name) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
     for (index, child) in names(&folder)?.iter().enumerate() {
         match remove_at(folder.as_fd(), child, depth + 1) {
             // The folder itself cannot be written to by its owner.
@@ -85,7 +88,11 @@ fn remove_at(dir: BorrowedFd<'_>, name: &CStr, depth: usize) -> io::Result<()> {
             other => other?,
         }
     }
-    Ok(rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?)
+    match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+        // Two may remove the same tree: who discarded it, and the sweep at the start.
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Bytes that a folder and everything below takes on the disk.
@@ -284,6 +291,26 @@ mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    #[test]
+    fn two_may_remove_the_same_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..50 {
+            let tree = dir.path().join(round.to_string());
+            for n in 0..20 {
+                let inner = tree.join(format!("a{n}/b/c"));
+                std::fs::create_dir_all(&inner).unwrap();
+                std::fs::write(inner.join("file"), "x").unwrap();
+            }
+            std::thread::scope(|scope| {
+                let removers: Vec<_> = (0..4).map(|_| scope.spawn(|| remove(&tree))).collect();
+                for remover in removers {
+                    remover.join().unwrap().unwrap();
+                }
+            });
+            assert!(!tree.exists());
+        }
+    }
 
     #[test]
     fn copies_and_removes_awkward_trees() {
