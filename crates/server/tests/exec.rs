@@ -233,7 +233,7 @@ async fn a_terminal_has_a_size_and_takes_keys() {
 async fn a_client_that_goes_away_takes_its_command_with_it() {
     for server in servers().await {
         let client = control(&server);
-        let script = "while :; do date +%s%N > /tmp/b; mv /tmp/b /tmp/beat; sleep 0.05; done";
+        let script = "while :; do date +%s%N > b; mv b beat; sleep 0.05; done";
         let session = client.exec("box", &sh(script)).await.unwrap();
         let (mut events, input) = session.split();
         assert!(matches!(events.next().await, Ok(SessionEvent::Started(_))));
@@ -241,7 +241,7 @@ async fn a_client_that_goes_away_takes_its_command_with_it() {
         drop((events, input));
         tokio::time::sleep(Duration::from_millis(500)).await;
         let beat = async || {
-            let start = sh("cat /tmp/beat");
+            let start = sh("cat beat");
             let (run, _) = finish(client.exec("box", &start).await.unwrap()).await;
             run.out
         };
