@@ -220,7 +220,9 @@ impl<E: Endpoint> Request<E> {
 /// # impl Protocol for Demo {
 /// #     const PLATFORM: &'static str = "demo";
 /// #     fn decode_error(e: Error, _: &http::HeaderMap, _: &[u8]) -> Error { e }
-/// #     fn encode_error(e: &ApiError) -> http::Response<WireBody> { todo!() }
+/// #     fn encode_error(e: &ApiError) -> http::Response<WireBody> {
+/// #         http::Response::new(WireBody::full(e.message.clone()))
+/// #     }
 /// # }
 /// endpoint! {
 ///     /// Deletes a machine.
