@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod commands;
-mod figures;
 mod files;
 mod images;
 mod isolation;
