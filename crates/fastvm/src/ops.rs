@@ -47,7 +47,7 @@ params! {
     pub struct ExecHeaders {
         /// `application/x-ndjson` for events, anything else for one object.
         pub accept: Option<String> = "Accept",
-        /// An extension of boxrig's server: a blank line is sent whenever there was no event for this many seconds, so that a
+        /// An extension of boxrig's server: an event without members is sent whenever there was no event for this many seconds, so that a
         /// quiet command can be told from a dead connection.
         pub heartbeat: Option<u32> = "X-Boxrig-Heartbeat",
     }
