@@ -73,6 +73,20 @@ impl Front {
         }
     }
 
+    /// With VergeOS answered by `platform`.
+    #[must_use]
+    pub fn vergeos(mut self, platform: Arc<dyn Platform>) -> Self {
+        self.vergeos = platform;
+        self
+    }
+
+    /// With Convox answered by `platform`.
+    #[must_use]
+    pub fn convox(mut self, platform: Arc<dyn Platform>) -> Self {
+        self.convox = platform;
+        self
+    }
+
     /// All protocols.
     pub fn platforms(&self) -> impl Iterator<Item = &Arc<dyn Platform>> {
         [&self.fastvm, &self.vergeos, &self.incus, &self.convox].into_iter()
