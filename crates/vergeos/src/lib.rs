@@ -3,8 +3,14 @@
 //! What is here so far is the core: the uniform operations on any table, and the action operation of
 //! virtual machines. The command `boxrig coverage` lists what is typed.
 
+pub mod filter;
 mod ops;
+pub mod projection;
 mod protocol;
+pub mod sort;
+
+pub use filter::Filter;
+pub use projection::Projection;
 
 pub use ops::{Action, ActionPost, ListQuery, Receipt, RowsReply, TableAction, TableList};
 pub use protocol::VergeOs;
