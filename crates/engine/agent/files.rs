@@ -80,6 +80,13 @@ fn dispatch(socket: i32, kind: u32, reader: &mut Reader<'_>) -> Result<()> {
             sys::symlinkat(target, AT_FDCWD, path)?;
             reply_ok(socket, &[])
         }
+        REQ_SETATTR => {
+            let (uid, gid, mode) = (number()?, number()?, number()?);
+            let mtime = reader.u64().map_err(|_| EINVAL)?;
+            let nanos = reader.u32().map_err(|_| EINVAL)?;
+            set_attributes(path, [uid, gid, mode], mtime, nanos)?;
+            reply_ok(socket, &[])
+        }
         REQ_REMOVE => {
             let recursive = number()? != 0;
             let (parent, name) = split(path)?;
@@ -211,6 +218,27 @@ fn make_dirs(path: &[u8], mode: u32) -> Result<()> {
             }
             Err(errno) => return Err(errno),
         }
+    }
+    Ok(())
+}
+
+/// Changes owner, mode and time, in the order in which they do not undo each other.
+fn set_attributes(path: &[u8], [uid, gid, mode]: [u32; 3], mtime: u64, nanos: u32) -> Result<()> {
+    let flags = sys::O_PATH | sys::O_NOFOLLOW;
+    let named = sys::open_plain(AT_FDCWD, path, flags, 0)?;
+    if uid != NONE || gid != NONE {
+        sys::chown_opened(named.0, uid, gid)?;
+    }
+    if mode == NONE && mtime == NO_TIME {
+        return Ok(());
+    }
+    let flags = sys::O_RDONLY | sys::O_NONBLOCK | sys::O_NOCTTY | sys::O_NOFOLLOW;
+    let opened = sys::open_plain(AT_FDCWD, path, flags, 0)?;
+    if mode != NONE {
+        sys::fchmod(opened.0, mode & 0o7777)?;
+    }
+    if mtime != NO_TIME {
+        sys::set_mtime(opened.0, mtime as i64, nanos)?;
     }
     Ok(())
 }

@@ -146,6 +146,8 @@ pub const REQ_MKDIR: u32 = 25;
 pub const REQ_SYMLINK: u32 = 26;
 /// path, recursive u32.
 pub const REQ_REMOVE: u32 = 27;
+/// path, uid u32, gid u32, mode u32, mtime i64 (or none each), nanoseconds u32; a link is not followed.
+pub const REQ_SETATTR: u32 = 28;
 
 /// Done: whatever the request says.
 pub const REPLY_OK: u32 = 100;

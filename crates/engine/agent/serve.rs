@@ -395,7 +395,7 @@ fn handle(
                 false
             }
         },
-        REQ_READ..=REQ_REMOVE => {
+        REQ_READ..=REQ_SETATTR => {
             // A worker of its own, so that long work on files holds nobody up.
             match sys::fork(0, &mut 0) {
                 Ok(0) => {

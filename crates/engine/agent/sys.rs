@@ -80,6 +80,7 @@ mod nr {
     pub(super) const RENAMEAT2: usize = 316;
     pub(super) const FCHMOD: usize = 91;
     pub(super) const FCHOWN: usize = 93;
+    pub(super) const FCHOWNAT: usize = 260;
     pub(super) const UTIMENSAT: usize = 280;
     pub(super) const STATX: usize = 332;
     pub(super) const GETDENTS64: usize = 217;
@@ -152,6 +153,7 @@ mod nr {
     pub(super) const RENAMEAT2: usize = 276;
     pub(super) const FCHMOD: usize = 52;
     pub(super) const FCHOWN: usize = 55;
+    pub(super) const FCHOWNAT: usize = 54;
     pub(super) const UTIMENSAT: usize = 88;
     pub(super) const STATX: usize = 291;
     pub(super) const GETDENTS64: usize = 61;
@@ -362,6 +364,11 @@ pub(crate) fn fchmod(fd: i32, mode: u32) -> Result<()> {
 
 pub(crate) fn fchown(fd: i32, uid: u32, gid: u32) -> Result<()> {
     sys!(FCHOWN, fd, uid, gid).map(drop)
+}
+
+/// As [`fchown`], also of what was opened by `O_PATH`: a symbolic link itself.
+pub(crate) fn chown_opened(fd: i32, uid: u32, gid: u32) -> Result<()> {
+    sys!(FCHOWNAT, fd, b"\0".as_ptr(), uid, gid, AT_EMPTY_PATH).map(drop)
 }
 
 /// Sets the time of last change; the time of last access stays.

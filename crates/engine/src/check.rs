@@ -101,6 +101,7 @@ mod tests {
                     argv: vec![],
                     env: Default::default(),
                     cwd: None,
+                    ..Default::default()
                 });
             }),
             ("command", |spec| {
@@ -109,6 +110,7 @@ mod tests {
                     argv,
                     env: Default::default(),
                     cwd: None,
+                    ..Default::default()
                 });
             }),
         ];

@@ -8,11 +8,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
 
 use crate::types::{
-    Capabilities, DirEntry, EngineEvent, ExecSpec, ExitStatus, FileMeta, ImageInfo, InstanceInfo,
-    InstanceSpec, Limits, LogOptions, SnapshotInfo, SnapshotSpec, Stats, StopMode, WinSize,
-    WriteOptions,
+    Attributes, Capabilities, DirEntry, EngineEvent, ExecSpec, ExitStatus, FileMeta, ImageConfig,
+    ImageInfo, InstanceInfo, InstanceSpec, Limits, LogOptions, SnapshotInfo, SnapshotSpec, Stats,
+    StopMode, WinSize, WriteOptions,
 };
-use crate::{InstanceId, Result, SnapshotId};
+use crate::{Error, InstanceId, Kind, Result, SnapshotId};
 
 /// A boxed future: the price of an object-safe seam.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -144,6 +144,19 @@ pub trait Engine: Send + Sync + Debug {
         target: &'a [u8],
     ) -> BoxFuture<'a, Result<()>>;
 
+    /// Changes owner, mode or time of a path; the last symbolic link is not followed. An engine without owners
+    /// answers `Unsupported`.
+    fn set_attributes<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        path: &'a [u8],
+        attributes: Attributes,
+    ) -> BoxFuture<'a, Result<()>> {
+        let _ = (id, path, attributes);
+        let words = format!("the {} engine does not change attributes", self.name());
+        Box::pin(async move { Err(Error::new(Kind::Unsupported, words)) })
+    }
+
     /// Removes a file or an empty directory; with `recursive` a whole tree.
     fn remove<'a>(
         &'a self,
@@ -201,6 +214,34 @@ pub trait Engine: Send + Sync + Debug {
         name: &'a str,
         tar: BoxReader,
     ) -> BoxFuture<'a, Result<ImageInfo>>;
+
+    /// Makes the files of a snapshot an image of this name, to be run as `config` says. Replaces an image of that
+    /// name; instances of the old one are not affected, and the snapshot is not needed any more.
+    ///
+    /// # Errors
+    /// `NotFound` for the snapshot, `Invalid` for the name, `Unsupported` by engines without images.
+    fn commit_image<'a>(
+        &'a self,
+        name: &'a str,
+        snapshot: &'a SnapshotId,
+        config: ImageConfig,
+    ) -> BoxFuture<'a, Result<ImageInfo>> {
+        let _ = (name, snapshot, config);
+        let words = format!("the {} engine does not make images", self.name());
+        Box::pin(async move { Err(Error::new(Kind::Unsupported, words)) })
+    }
+
+    /// One image.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    fn get_image<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<ImageInfo>> {
+        Box::pin(async move {
+            let images = self.list_images().await?;
+            let found = images.into_iter().find(|image| image.name == name);
+            found.ok_or_else(|| Error::new(Kind::NotFound, format!("no image {name:?}")))
+        })
+    }
 
     /// All images, ordered by name; the built-in one included.
     fn list_images(&self) -> BoxFuture<'_, Result<Vec<ImageInfo>>>;

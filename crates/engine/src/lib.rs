@@ -59,8 +59,8 @@ pub use probe::{ProbeReport, ProbeStep, Remedy, StepFailure};
 #[cfg(unix)]
 pub use process::Process;
 pub use types::{
-    BASE_IMAGE, Capabilities, DirEntry, EnforcedLimits, EngineEvent, EventKind, ExecSpec,
-    ExitStatus, FileKind, FileMeta, ImageInfo, InstanceInfo, InstanceSpec, InstanceState,
-    Isolation, Limits, LogOptions, LogSource, MainProcess, NetworkPolicy, SnapshotInfo,
-    SnapshotSpec, Source, Stats, StopMode, WinSize, WriteOptions,
+    Attributes, BASE_IMAGE, Capabilities, DirEntry, EnforcedLimits, EngineEvent, EventKind,
+    ExecSpec, ExitStatus, FileKind, FileMeta, ImageConfig, ImageInfo, InstanceInfo, InstanceSpec,
+    InstanceState, Isolation, Limits, LogOptions, LogSource, MainProcess, NetworkPolicy,
+    SCRATCH_IMAGE, SnapshotInfo, SnapshotSpec, Source, Stats, StopMode, WinSize, WriteOptions,
 };

@@ -11,6 +11,9 @@ use crate::{InstanceId, SnapshotId};
 /// The image that needs no download: the host's `/usr` read-only and a made-up rest.
 pub const BASE_IMAGE: &str = "boxrig/base";
 
+/// The image without any file. Nothing of its own can run in it; a Dockerfile starts from it.
+pub const SCRATCH_IMAGE: &str = "scratch";
+
 /// How far an engine keeps its instances from the host and from each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -132,7 +135,7 @@ pub enum Source {
 
 /// The process an instance is for. Its output is the instance's log. An instance without one idles.
 /// When it ends, the instance keeps running, and its exit status is in [`InstanceInfo::main_exit`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MainProcess {
     /// Command and arguments; the command is looked up in the instance's `PATH`.
     pub argv: Vec<Vec<u8>>,
@@ -142,6 +145,12 @@ pub struct MainProcess {
     /// Working directory; `/` when `None`.
     #[serde(default)]
     pub cwd: Option<Vec<u8>>,
+    /// User id inside; 0 when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Group id inside; 0 when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
 }
 
 /// What to create.
@@ -441,8 +450,63 @@ pub struct ImageInfo {
     pub digest: Option<String>,
     /// Bytes on disk.
     pub bytes: u64,
-    /// When it was imported.
+    /// When it was imported or made.
     pub created_at: SystemTime,
+    /// How its maker meant it to be run; empty for what was imported without any word of that.
+    #[serde(default)]
+    pub config: ImageConfig,
+}
+
+/// How an image is meant to be run. The engine keeps it and does not act on it: whoever makes an instance takes
+/// from it what it wants (the environment, the user, the command of [`ImageConfig::argv`]).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageConfig {
+    /// Variables, in the order they were set; each name once.
+    pub env: Vec<(String, String)>,
+    /// The folder commands run in; `/` when `None`.
+    pub workdir: Option<String>,
+    /// The user as it was written (`name`, `id`, `name:group`).
+    pub user: Option<String>,
+    /// The user's id, looked up when the image was made.
+    pub uid: Option<u32>,
+    /// The group's id, looked up when the image was made.
+    pub gid: Option<u32>,
+    /// What every command is put behind.
+    pub entrypoint: Option<Vec<String>>,
+    /// The command when none is given; arguments of the entry point if there is one.
+    pub cmd: Option<Vec<String>>,
+    /// Ports that its services listen on, as `8080/tcp`.
+    pub exposed: Vec<String>,
+    /// Free-form pairs.
+    pub labels: BTreeMap<String, String>,
+    /// Folders whose content is meant to outlive an instance. Nothing is mounted for it.
+    pub volumes: Vec<String>,
+    /// The signal that asks its main process to end.
+    pub stop_signal: Option<String>,
+    /// What commands in shell form are given to; `/bin/sh -c` when `None`.
+    pub shell: Option<Vec<String>>,
+    /// The health check as it was written. Nothing runs it here.
+    pub healthcheck: Option<String>,
+}
+
+impl ImageConfig {
+    /// The whole command: the entry point, then `command` or else the image's own. `None` when there is nothing
+    /// to run.
+    pub fn argv(&self, command: Option<&[String]>) -> Option<Vec<String>> {
+        let entry = self.entrypoint.iter().flatten();
+        let rest = command.or(self.cmd.as_deref()).into_iter().flatten();
+        let argv: Vec<String> = entry.chain(rest).cloned().collect();
+        (!argv.is_empty()).then_some(argv)
+    }
+
+    /// Sets a variable, in its old place if it has one.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        match self.env.iter_mut().find(|(known, _)| known == name) {
+            Some((_, old)) => *old = value.to_owned(),
+            None => self.env.push((name.to_owned(), value.to_owned())),
+        }
+    }
 }
 
 impl ImageInfo {
@@ -458,8 +522,23 @@ impl ImageInfo {
             digest,
             bytes,
             created_at,
+            config: ImageConfig::default(),
         }
     }
+}
+
+/// What to change of a file's or folder's attributes; what is `None` stays. A symbolic link is not followed, and
+/// only its owner can be changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// Owner inside the instance.
+    pub uid: Option<u32>,
+    /// Group inside the instance.
+    pub gid: Option<u32>,
+    /// Permission bits (0o7777).
+    pub mode: Option<u32>,
+    /// Time of last change.
+    pub mtime: Option<SystemTime>,
 }
 
 /// Which record of an instance to read.

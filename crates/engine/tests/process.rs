@@ -647,6 +647,7 @@ async fn the_main_process_and_its_log() {
             argv,
             env: Default::default(),
             cwd: None,
+            ..Default::default()
         })
     };
     let error = engine

@@ -317,6 +317,7 @@ async fn logs_of_the_main_process() {
             ],
             env: Default::default(),
             cwd: None,
+            ..Default::default()
         });
         core.engine.create(spec).await.unwrap();
         let mut text = Vec::new();

@@ -37,7 +37,7 @@ pub use self::extract::{LayerKind, Unpacked, unpack};
 use self::stream::{Hashed, channel};
 use crate::lock::make_private_dir;
 use crate::tree;
-use crate::{BASE_IMAGE, BoxReader, Error, ImageInfo, Kind, Result};
+use crate::{BASE_IMAGE, BoxReader, Error, ImageInfo, Kind, Result, SCRATCH_IMAGE};
 
 /// Longest name of an image, in bytes.
 const MAX_NAME: usize = 255;
@@ -105,11 +105,12 @@ struct LayerRecord {
     skipped: u64,
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes in hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn check_name(name: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str) -> Result<()> {
     let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/@+".contains(&byte);
     let part_ok = |part: &str| !part.is_empty() && part != "." && part != "..";
     let ok = name.len() <= MAX_NAME && name.bytes().all(safe) && name.split('/').all(part_ok);
@@ -119,8 +120,10 @@ fn check_name(name: &str) -> Result<()> {
         );
         return Err(Error::new(Kind::Invalid, words));
     }
-    if name.starts_with("boxrig/") {
-        let words = format!("image name {name:?}: names that begin with boxrig/ are built in");
+    if name.starts_with("boxrig/") || name == SCRATCH_IMAGE {
+        let words = format!(
+            "image name {name:?}: {SCRATCH_IMAGE} and names that begin with boxrig/ are built in"
+        );
         return Err(Error::new(Kind::Invalid, words));
     }
     Ok(())

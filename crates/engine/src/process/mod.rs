@@ -340,6 +340,8 @@ impl Process {
         let exec = ExecSpec {
             env: main.env,
             cwd: main.cwd,
+            uid: main.uid,
+            gid: main.gid,
             kill_on_drop: false,
             ..ExecSpec::new(main.argv)
         };

@@ -413,6 +413,23 @@ impl Guest {
             .map(drop)
     }
 
+    pub(super) async fn set_attributes(
+        &self,
+        path: &[u8],
+        attributes: crate::Attributes,
+    ) -> Result<()> {
+        let or_none = |value: Option<u32>| value.unwrap_or(proto::NONE);
+        let mut body = path_body(path)?;
+        body.u32(or_none(attributes.uid))
+            .u32(or_none(attributes.gid))
+            .u32(or_none(attributes.mode));
+        let (seconds, nanos) = attributes.mtime.map_or((proto::NO_TIME, 0), time_fields);
+        body.u64(seconds).u32(nanos);
+        self.call(proto::REQ_SETATTR, &body, on(path))
+            .await
+            .map(drop)
+    }
+
     pub(super) async fn remove(&self, path: &[u8], recursive: bool) -> Result<()> {
         let mut body = path_body(path)?;
         body.u32(recursive.into());

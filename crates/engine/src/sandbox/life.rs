@@ -248,6 +248,7 @@ impl Inner {
                     let mut command = ExecSpec::new(main.argv.clone());
                     command.env = main.env.clone();
                     command.cwd = main.cwd.clone();
+                    (command.uid, command.gid) = (main.uid, main.gid);
                     command.kill_on_drop = false;
                     (
                         Some(OwnedFd::from(ring.into_file())),

@@ -5,10 +5,11 @@
 //! - [`life`]: starting, watching, ending, taking over after a restart of the server;
 //! - [`snapshots`], [`tree`]: layers of files;
 //! - [`record`]: what is written down, and where everything lies;
-//! - [`builtin`]: the image that needs no download;
+//! - [`builtin`]: the image that needs no download; [`built`]: images made of snapshots;
 //! - [`refusal`]: whether any of this works here, and what to do if it does not.
 
 mod agent;
+mod built;
 mod builtin;
 mod exec;
 mod guest;
@@ -82,6 +83,7 @@ struct Inner {
     /// The built-in image's layer, as in records.
     base: String,
     images: ImageStore,
+    built: Mutex<built::Built>,
     instances: Mutex<BTreeMap<InstanceId, Arc<Instance>>>,
     /// Names of instances that are being made.
     reserved: Mutex<BTreeSet<InstanceId>>,
@@ -196,6 +198,7 @@ impl Inner {
             egress: EgressOptions::default(),
             host,
             images: ImageStore::open(&dirs.images(), ImportLimits::default())?,
+            built: Mutex::new(built::load(&dirs)?),
             instances: Mutex::default(),
             reserved: Mutex::default(),
             snapshots: Mutex::new(snapshots),
@@ -408,6 +411,9 @@ impl Inner {
                 builtin: true,
             }),
             Source::Image(name) => {
+                if let Some(files) = self.built_files(name)? {
+                    return Ok(files);
+                }
                 let image = self.images.get(name)?;
                 let layers = image
                     .layers

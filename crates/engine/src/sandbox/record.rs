@@ -8,6 +8,7 @@
 //!                    /main.log /console.log
 //! DATA/layers/base-<v>, l-<random>    read-only layers: the built-in one, and those of snapshots
 //! DATA/images/                        imported images (`image::ImageStore`)
+//! DATA/built/<hash of name>.json      images made of snapshots
 //! DATA/snapshots/<id>.json
 //! DATA/trash/                         what is being removed
 //! ```
@@ -46,6 +47,7 @@ impl Dirs {
             dirs.instances(),
             dirs.layers(),
             dirs.snapshots(),
+            dirs.built(),
             dirs.trash(),
         ] {
             crate::lock::make_private_dir(&dir)?;
@@ -71,6 +73,10 @@ impl Dirs {
 
     pub(super) fn snapshots(&self) -> PathBuf {
         self.root.join("snapshots")
+    }
+
+    pub(super) fn built(&self) -> PathBuf {
+        self.root.join("built")
     }
 
     pub(super) fn trash(&self) -> PathBuf {

@@ -11,10 +11,11 @@ use super::life::Instance;
 use super::ring::Ring;
 use super::{Sandbox, guest, logs, to_the_end};
 use crate::{
-    BASE_IMAGE, BoxDuplex, BoxFuture, BoxReader, Capabilities, DirEntry, Engine, EngineEvent,
-    Error, Exec, ExecSpec, FileMeta, FileRead, GuestAccept, GuestListener, ImageInfo, InstanceId,
-    InstanceInfo, InstanceSpec, Isolation, Limits, LogOptions, LogSource, LogStream, Result,
-    SnapshotId, SnapshotInfo, SnapshotSpec, Stats, StopMode, WinSize, WriteOptions,
+    Attributes, BASE_IMAGE, BoxDuplex, BoxFuture, BoxReader, Capabilities, DirEntry, Engine,
+    EngineEvent, Error, Exec, ExecSpec, FileMeta, FileRead, GuestAccept, GuestListener,
+    ImageConfig, ImageInfo, InstanceId, InstanceInfo, InstanceSpec, Isolation, Limits, LogOptions,
+    LogSource, LogStream, Result, SnapshotId, SnapshotInfo, SnapshotSpec, Stats, StopMode, WinSize,
+    WriteOptions,
 };
 
 /// Starts an operation on an instance that runs to its end.
@@ -203,6 +204,18 @@ impl Engine for Sandbox {
         Box::pin(async move { self.0.find(id)?.running()?.symlink(path, target).await })
     }
 
+    fn set_attributes<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        path: &'a [u8],
+        attributes: Attributes,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let guest = self.0.find(id)?.running()?;
+            guest.set_attributes(path, attributes).await
+        })
+    }
+
     fn remove<'a>(
         &'a self,
         id: &'a InstanceId,
@@ -290,7 +303,26 @@ impl Engine for Sandbox {
         name: &'a str,
         tar: BoxReader,
     ) -> BoxFuture<'a, Result<ImageInfo>> {
-        Box::pin(async move { self.0.images.import(name, tar).await })
+        Box::pin(async move {
+            let info = self.0.images.import(name, tar).await?;
+            // One made here has lost its name.
+            if self.0.forget_built(name)? {
+                self.0.collect_layers().await?;
+            }
+            Ok(info)
+        })
+    }
+
+    fn commit_image<'a>(
+        &'a self,
+        name: &'a str,
+        snapshot: &'a SnapshotId,
+        config: ImageConfig,
+    ) -> BoxFuture<'a, Result<ImageInfo>> {
+        let (inner, name, snapshot) = (Arc::clone(&self.0), name.to_owned(), snapshot.clone());
+        Box::pin(to_the_end(async move {
+            inner.commit_image(&name, &snapshot, config).await
+        }))
     }
 
     fn list_images(&self) -> BoxFuture<'_, Result<Vec<ImageInfo>>> {
@@ -300,6 +332,8 @@ impl Engine for Sandbox {
                 fs::metadata(self.0.dirs.layer(&self.0.base)).and_then(|meta| meta.modified());
             let created = made.unwrap_or(std::time::SystemTime::UNIX_EPOCH);
             images.push(ImageInfo::new(BASE_IMAGE, None, 0, created));
+            let built = super::lock(&self.0.built);
+            images.extend(built.values().map(|record| record.info.clone()));
             images.sort_by(|a, b| a.name.cmp(&b.name));
             Ok(images)
         })
@@ -307,7 +341,9 @@ impl Engine for Sandbox {
 
     fn delete_image<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            self.0.images.delete(name)?;
+            if !self.0.forget_built(name)? {
+                self.0.images.delete(name)?;
+            }
             self.0.collect_layers().await
         })
     }

@@ -240,6 +240,9 @@ impl Inner {
         for record in self.snapshots().values() {
             used.extend(record.files.layers.iter().cloned());
         }
+        for record in super::lock(&self.built).values() {
+            used.extend(record.files.layers.iter().cloned());
+        }
         let inner = Arc::clone(self);
         blocking(move || inner.remove_unused(&used)).await
     }
@@ -273,7 +276,7 @@ pub(super) fn instance_exists(instance: &Instance) -> Result<()> {
     Ok(())
 }
 
-fn no_snapshot(id: &SnapshotId) -> Error {
+pub(super) fn no_snapshot(id: &SnapshotId) -> Error {
     Error::new(Kind::NotFound, format!("no snapshot {id}"))
 }
 

@@ -1,8 +1,12 @@
 //! Instances of imported images.
 
 use std::process::Command;
+use std::sync::Arc;
 
-use boxrig_engine::{InstanceSpec, Kind, Source};
+use boxrig_engine::{
+    Attributes, ImageConfig, InstanceSpec, Kind, MainProcess, Memory, RealClock, SnapshotId,
+    SnapshotSpec, Source, Timings,
+};
 
 use crate::support::{id, rig};
 
@@ -103,4 +107,115 @@ async fn an_imported_root_runs() {
         .unwrap()
         .count();
     assert_eq!(layers, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_becomes_an_image() {
+    let Some(mut rig) = rig().await else { return };
+    let maker = rig.instance("maker").await;
+    rig.ok(
+        &maker,
+        "mkdir /app && echo one > /app/file && ln -s file /app/link",
+    )
+    .await;
+    let owned = Attributes {
+        mode: Some(0o750),
+        ..Attributes::default()
+    };
+    rig.engine
+        .set_attributes(&maker, b"/app", owned)
+        .await
+        .unwrap();
+    if rustix::process::geteuid().is_root() {
+        let owned = Attributes {
+            uid: Some(7),
+            gid: Some(8),
+            ..Attributes::default()
+        };
+        for path in ["/app", "/app/link"] {
+            let set = rig.engine.set_attributes(&maker, path.as_bytes(), owned);
+            set.await.unwrap();
+        }
+        assert_eq!(
+            rig.ok(&maker, "stat -c '%u %g %a' /app /app/link /app/file")
+                .await,
+            "7 8 750\n7 8 777\n0 0 644"
+        );
+    }
+    let snapshot = SnapshotId::new("made").unwrap();
+    let spec = SnapshotSpec {
+        id: snapshot.clone(),
+        labels: Default::default(),
+    };
+    rig.engine.snapshot(&maker, spec).await.unwrap();
+    let mut config = ImageConfig::default();
+    config.set_env("A", "1");
+    config.cmd = Some(vec!["cat".into(), "/app/file".into()]);
+    let commit = |name| rig.engine.commit_image(name, &snapshot, config.clone());
+    let made = commit("test/made").await.unwrap();
+    assert_eq!(made.config, config);
+    for bad in ["boxrig/made", "scratch", "a//b"] {
+        assert_eq!(commit(bad).await.unwrap_err().kind(), Kind::Invalid);
+    }
+    rig.engine.delete_snapshot(&snapshot).await.unwrap();
+    rig.engine.delete(&maker).await.unwrap();
+
+    // It is durable, and knows its own name in every instance.
+    let dir = rig.dir.path().to_owned();
+    let nothing = Memory::open(
+        &dir.join("nothing"),
+        Arc::new(RealClock),
+        Timings::default(),
+    );
+    rig.engine = Arc::new(nothing.unwrap());
+    rig.engine = crate::restart::reopen(&dir).await;
+    let found = rig.engine.get_image("test/made").await.unwrap();
+    assert_eq!(found, made);
+    let mut spec = InstanceSpec::new(id("user"));
+    spec.source = Source::Image("test/made".to_owned());
+    spec.main = Some(MainProcess {
+        argv: vec![b"sh".to_vec(), b"-c".to_vec(), b"id -u; sleep 60".to_vec()],
+        uid: rustix::process::geteuid().is_root().then_some(1000),
+        ..MainProcess::default()
+    });
+    rig.engine.create(spec).await.unwrap();
+    assert_eq!(
+        rig.ok(&id("user"), "cat /app/link /etc/hostname").await,
+        "one\nuser"
+    );
+    if rustix::process::geteuid().is_root() {
+        let owner = rig.ok(&id("user"), "ps -o uid= -C sleep").await;
+        assert_eq!(owner.trim(), "1000");
+    }
+
+    // Nothing but the program that is put into every image without one.
+    let mut spec = InstanceSpec::new(id("empty"));
+    spec.source = Source::Image("scratch".to_owned());
+    rig.engine.create(spec).await.unwrap();
+    let names = rig.engine.list_dir(&id("empty"), b"/").await.unwrap();
+    let names: Vec<_> = names
+        .iter()
+        .map(|entry| String::from_utf8_lossy(&entry.name).into_owned())
+        .collect();
+    assert_eq!(names, ["dev", "etc", "proc", "sys", "usr"]);
+
+    rig.engine.delete_image("test/made").await.unwrap();
+    assert_eq!(
+        rig.engine.get_image("test/made").await.unwrap_err().kind(),
+        Kind::NotFound
+    );
+    assert_eq!(rig.ok(&id("user"), "cat /app/file").await, "one");
+    rig.engine.delete(&id("user")).await.unwrap();
+    let layers = std::fs::read_dir(rig.dir.path().join("layers")).unwrap();
+    let left = layers
+        .filter(|entry| {
+            entry
+                .as_ref()
+                .unwrap()
+                .file_name()
+                .to_string_lossy()
+                .starts_with("l-")
+        })
+        .count();
+    assert_eq!(left, 0);
 }

@@ -40,6 +40,7 @@ fn child_server() {
                 .to_vec(),
                 env: Default::default(),
                 cwd: None,
+                ..Default::default()
             });
             engine.create(spec).await.unwrap();
         }

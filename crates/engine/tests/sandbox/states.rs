@@ -25,6 +25,7 @@ fn main_process(script: &str) -> Option<MainProcess> {
             .to_vec(),
         env: BTreeMap::new(),
         cwd: None,
+        ..Default::default()
     })
 }
 
