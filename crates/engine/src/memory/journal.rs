@@ -36,7 +36,7 @@ impl Inventory {
             Change::InstanceGone(id) => drop(self.instances.remove(&id)),
             Change::Snapshot(info) => drop(self.snapshots.insert(info.spec.id.clone(), info)),
             Change::SnapshotGone(id) => drop(self.snapshots.remove(&id)),
-            Change::Image(info) => drop(self.images.insert(info.name.clone(), info)),
+            Change::Image(info) => drop(self.images.insert(info.name.clone(), *info)),
             Change::ImageGone(name) => drop(self.images.remove(&name)),
         }
     }
@@ -50,7 +50,7 @@ pub(super) enum Change {
     InstanceGone(InstanceId),
     Snapshot(SnapshotInfo),
     SnapshotGone(SnapshotId),
-    Image(ImageInfo),
+    Image(Box<ImageInfo>),
     ImageGone(String),
 }
 
@@ -141,7 +141,7 @@ fn rewrite(path: &Path, inventory: &Inventory) -> io::Result<File> {
         writer.write_all(b"\n")
     };
     for info in inventory.images.values() {
-        put(&Change::Image(info.clone()))?;
+        put(&Change::Image(Box::new(info.clone())))?;
     }
     for info in inventory.snapshots.values() {
         put(&Change::Snapshot(info.clone()))?;

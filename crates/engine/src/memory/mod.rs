@@ -349,7 +349,7 @@ impl Memory {
             bytes,
             self.clock.now(),
         );
-        self.state().commit(Change::Image(info.clone()))?;
+        self.state().commit(Change::Image(Box::new(info.clone())))?;
         Ok(info)
     }
 }
