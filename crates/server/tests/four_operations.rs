@@ -298,7 +298,8 @@ fn vergeos_router() -> Router<vergeos::VergeOs, Power> {
                         *cx.lock().unwrap() = post.params["preferred_node"] == 2;
                         let mut receipt = vergeos::Receipt::default();
                         receipt.task = Some(11.into());
-                        Ok(boxrig_wire::JsonReply::created(receipt))
+                        let receipt = serde_json::to_value(receipt).unwrap();
+                        Ok(vergeos::Written::created(Some(receipt)))
                     }
                     _ => Err(ApiError::conflict(
                         "the machine is in the wrong power state",

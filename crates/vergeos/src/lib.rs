@@ -4,7 +4,7 @@
 //! virtual machines. The command `boxrig coverage` lists what is typed.
 
 pub mod filter;
-mod ops;
+pub mod ops;
 pub mod projection;
 mod protocol;
 pub mod sort;
@@ -12,14 +12,13 @@ pub mod sort;
 pub use filter::Filter;
 pub use projection::Projection;
 
-pub use ops::{Action, ActionPost, ListQuery, Receipt, RowsReply, TableAction, TableList};
+pub use ops::{
+    Action, ActionPost, CATALOG, ListQuery, Receipt, RowsReply, TableAction, TableList, Written,
+};
 pub use protocol::VergeOs;
 
-use boxrig_wire::{CallOptions, Caller, Catalog, Endpoint, Json, JsonReply, Request, Result};
+use boxrig_wire::{CallOptions, Caller, Json, Request, Result};
 use serde_json::{Map, Value};
-
-/// The operations that are described so far.
-pub const CATALOG: Catalog = &[TableList::META, TableAction::META];
 
 /// A row of a table, as the server gave it.
 pub type Row = Map<String, Value>;
@@ -68,7 +67,7 @@ impl Client {
             headers: Default::default(),
             body: Json(body),
         };
-        let JsonReply { value, .. } = self.caller.call(request, &CallOptions::new()).await?;
-        Ok(value)
+        let written = self.caller.call(request, &CallOptions::new()).await?;
+        Ok(written.receipt())
     }
 }

@@ -1,10 +1,10 @@
 //! The uniform operations: the same for every table.
 
 use boxrig_wire::{
-    BoxFuture, Decoding, Json, JsonReply, ReplyCodec, ReplyShape, Result, WireBody, endpoint,
-    params,
+    BoxFuture, ByteBody, ByteReply, Catalog, Decoding, Endpoint, Json, JsonReply, ReplyCodec,
+    ReplyShape, Result, Secret, WireBody, endpoint, params,
 };
-use http::Response;
+use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -26,6 +26,28 @@ params! {
     }
 }
 
+params! {
+    /// Which columns of one row, or its content.
+    pub struct GetQuery {
+        /// A comma list of columns, or a view.
+        pub fields: Option<String> = "fields",
+        /// `1`: the content instead of the row (`files`, `cloudinit_files`).
+        pub download: Option<bool> = "download",
+        /// The name the content is to be saved under.
+        pub asname: Option<String> = "asname",
+    }
+}
+
+params! {
+    /// What a write to a row is besides its body.
+    pub struct WriteQuery {
+        /// The action in query form, such as `import`; none changes columns.
+        pub action: Option<String> = "action",
+        /// Of `files`: the body is content that begins at this byte.
+        pub filepos: Option<u64> = "filepos",
+    }
+}
+
 endpoint! {
     /// Lists the rows of a table.
     pub TableList = "list": VergeOs, GET "/api/v4/{table}" {
@@ -36,11 +58,271 @@ endpoint! {
 }
 
 endpoint! {
+    /// One row of a table by its key.
+    pub TableGet = "get": VergeOs, GET "/api/v4/{table}/{key}" {
+        path: (String, String),
+        query: GetQuery,
+        reply: RowReply,
+    }
+}
+
+endpoint! {
+    /// Adds a row to a table. Answers a receipt, not the row.
+    pub TableCreate = "create": VergeOs, POST "/api/v4/{table}" {
+        path: (String,),
+        body: Json<Row>,
+        reply: Written,
+    }
+}
+
+endpoint! {
+    /// Changes the columns of a row that are sent.
+    pub TableUpdate = "update": VergeOs, PUT "/api/v4/{table}/{key}" {
+        path: (String, String),
+        query: WriteQuery,
+        body: Json<Row>,
+        reply: Written,
+    }
+}
+
+endpoint! {
+    /// Does an action on a row, in query form. One that the table does not know is answered 200 and ignored.
+    pub RowAction = "row_action": VergeOs, PUT "/api/v4/{table}/{key}" {
+        path: (String, String),
+        query: WriteQuery,
+        body: Json<Row>,
+        reply: Written,
+        idempotency: Never,
+    }
+}
+
+endpoint! {
+    /// Removes a row, with what belongs to it.
+    pub TableDelete = "delete": VergeOs, DELETE "/api/v4/{table}/{key}" {
+        path: (String, String),
+        reply: Written,
+    }
+}
+
+endpoint! {
     /// Does an action on a row; the path names the kind of row, as in `vm_actions`.
     pub TableAction = "action": VergeOs, POST "/api/v4/{kind}_actions" {
         path: (String,),
         body: Json<ActionPost>,
-        reply: JsonReply<Receipt>,
+        reply: Written,
+    }
+}
+
+endpoint! {
+    /// Does an action on a row, in path form: `nodes/1/enable_maintenance`.
+    pub RowVerb = "row_verb": VergeOs, POST "/api/v4/{table}/{key}/{verb}" {
+        path: (String, String, String),
+        body: Json<Row>,
+        reply: Written,
+    }
+}
+
+endpoint! {
+    /// Applies what was changed of a row: `vnets/3/applydns`.
+    pub RowApply = "row_apply": VergeOs, PUT "/api/v4/{table}/{key}/{verb}" {
+        path: (String, String, String),
+        body: Json<Row>,
+        reply: Written,
+    }
+}
+
+endpoint! {
+    /// Does an action of a table as a whole: `update_actions/runpreinstallcheck`.
+    pub TableVerb = "table_verb": VergeOs, POST "/api/v4/{table}/{verb}" {
+        path: (String, String),
+        body: Json<Row>,
+        reply: Written,
+    }
+}
+
+endpoint! {
+    /// The schema of a table. For administrators.
+    pub TableSchema = "schema": VergeOs, GET "/api/v4/{table}/$table" {
+        path: (String,),
+        reply: JsonReply<Value>,
+    }
+}
+
+endpoint! {
+    /// A file of the catalogue: its row, or with `download=1` its content.
+    pub FileGet = "file_get": VergeOs, GET "/api/v4/files/{key}" {
+        path: (String,),
+        query: GetQuery,
+        reply: ByteReply,
+    }
+}
+
+endpoint! {
+    /// Writes a piece of a file's content at `filepos`, in any order; without it, changes columns of its row.
+    pub FilePut = "file_put": VergeOs, PUT "/api/v4/files/{key}" {
+        path: (String,),
+        query: WriteQuery,
+        body: ByteBody,
+        reply: Written,
+    }
+}
+
+endpoint! {
+    /// A cloud-init file: its row, or with `download=1` its content.
+    pub CloudInitGet = "cloudinit_get": VergeOs, GET "/api/v4/cloudinit_files/{key}" {
+        path: (String,),
+        query: GetQuery,
+        reply: ByteReply,
+    }
+}
+
+endpoint! {
+    /// Begins a session: its token is the key of the receipt, and is sent as `x-yottabyte-token`.
+    pub TokenCreate = "token_create": VergeOs, POST "/api/sys/tokens" {
+        body: Json<Login>,
+        reply: Written,
+    }
+}
+
+endpoint! {
+    /// Ends a session.
+    pub TokenDelete = "token_delete": VergeOs, DELETE "/api/sys/tokens/{token}" {
+        path: (String,),
+        reply: Written,
+    }
+}
+
+/// The operations of the platform: the same few for each of its tables.
+pub const CATALOG: Catalog = &[
+    TableList::META,
+    TableGet::META,
+    TableCreate::META,
+    TableUpdate::META,
+    RowAction::META,
+    TableDelete::META,
+    TableAction::META,
+    RowVerb::META,
+    RowApply::META,
+    TableVerb::META,
+    TableSchema::META,
+    FileGet::META,
+    FilePut::META,
+    CloudInitGet::META,
+    TokenCreate::META,
+    TokenDelete::META,
+];
+
+/// Who begins a session.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Login {
+    /// The user's name.
+    pub login: String,
+    /// The password.
+    #[serde(with = "exposed")]
+    pub password: Secret,
+}
+
+/// A secret in a request body: the one place where it has to be written out.
+mod exposed {
+    use boxrig_wire::Secret;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(secret: &Secret, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(secret.expose())
+    }
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Secret, D::Error> {
+        Ok(Secret::new(
+            Option::<String>::deserialize(d)?.unwrap_or_default(),
+        ))
+    }
+}
+
+/// What a write answers: often nothing, else a receipt or the result of an action.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    /// The body; `None` when it was empty.
+    pub value: Option<Value>,
+    /// The status it came or goes with.
+    pub status: StatusCode,
+}
+
+impl Written {
+    /// 200 without a body, as updates and deletes answer.
+    pub fn done() -> Self {
+        Self {
+            value: None,
+            status: StatusCode::OK,
+        }
+    }
+    /// 201 with or without a body, as creates and actions answer.
+    pub fn created(value: Option<Value>) -> Self {
+        Self {
+            value,
+            status: StatusCode::CREATED,
+        }
+    }
+    /// The body as a receipt; an empty one when there was none, or it is no object.
+    pub fn receipt(&self) -> Receipt {
+        let value = self.value.as_ref();
+        value
+            .and_then(|v| Receipt::deserialize(v).ok())
+            .unwrap_or_default()
+    }
+}
+
+impl ReplyCodec for Written {
+    const SHAPE: ReplyShape = ReplyShape::Whole;
+
+    fn decode(response: Response<WireBody>, cx: Decoding) -> BoxFuture<'static, Result<Self>> {
+        Box::pin(async move {
+            let (parts, body) = cx.success(response).await?.into_parts();
+            let bytes = cx.bytes(body).await?;
+            let value = match bytes.trim_ascii().is_empty() {
+                true => None,
+                false => Some(cx.json(&bytes)?),
+            };
+            Ok(Self {
+                value,
+                status: parts.status,
+            })
+        })
+    }
+
+    fn encode(self) -> Result<Response<WireBody>, String> {
+        match self.value {
+            Some(value) => JsonReply {
+                value,
+                status: self.status,
+            }
+            .encode(),
+            None => {
+                let mut response = Response::new(WireBody::empty());
+                *response.status_mut() = self.status;
+                Ok(response)
+            }
+        }
+    }
+}
+
+/// One row: an object, or the array of one that some singletons answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowReply(pub Row);
+
+impl ReplyCodec for RowReply {
+    const SHAPE: ReplyShape = ReplyShape::Whole;
+
+    fn decode(response: Response<WireBody>, cx: Decoding) -> BoxFuture<'static, Result<Self>> {
+        Box::pin(async move {
+            let RowsReply(rows) = RowsReply::decode(response, cx).await?;
+            let row = rows.into_iter().next();
+            row.map(Self)
+                .ok_or_else(|| cx.protocol("there is no row in the reply"))
+        })
+    }
+
+    fn encode(self) -> Result<Response<WireBody>, String> {
+        JsonReply::ok(self.0).encode()
     }
 }
 
