@@ -34,8 +34,6 @@
 //! there are only the types and descriptions; `transport`, the default, adds boxrig's own network.
 
 #[cfg(feature = "client")]
-mod archive;
-#[cfg(feature = "client")]
 mod client;
 mod model;
 pub mod ops;
@@ -46,7 +44,9 @@ mod ssh;
 mod types;
 
 #[cfg(feature = "client")]
-pub use archive::{Skipped, gzip::Level as CompressionLevel, unpack::OutsideLinks};
+pub(crate) use boxrig_archive as archive;
+#[cfg(feature = "client")]
+pub use boxrig_archive::{Skipped, gzip::Level as CompressionLevel, unpack::OutsideLinks};
 #[cfg(feature = "client")]
 pub use client::*;
 pub use model::{Extra, Schema};

@@ -167,8 +167,8 @@ async fn download(
     let staging = vms.files().presign(vm_id, remote).await?;
     let level = match options.compression {
         Level::None => "0".to_owned(),
-        Level::Fast => "1".to_owned(),
         Level::Of(n) => n.clamp(1, 9).to_string(),
+        _ => "1".to_owned(),
     };
     let args = [remote, staging.upload_url.expose(), &level];
     let result = script(&vms, vm_id, SEND, &args, options.exec_timeout).await?;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// The rules of a `.dockerignore`. The last one that matches decides; `!` takes back.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Ignore {
+pub struct Ignore {
     rules: Vec<Rule>,
     /// Files that are always sent: the Dockerfile and the rules themselves.
     always: Vec<Vec<u8>>,
@@ -20,7 +20,11 @@ struct Rule {
 
 impl Ignore {
     /// The rules of a context: those beside the Dockerfile, else those at the top, else none.
-    pub(crate) fn of_context(root: &Path, dockerfile: &str) -> io::Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// What reading them gave.
+    pub fn of_context(root: &Path, dockerfile: &str) -> io::Result<Self> {
         let read = |name: &str| match fs::read(root.join(name)) {
             Ok(text) => Ok(Some(text)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -38,7 +42,8 @@ impl Ignore {
         Ok(ignore)
     }
 
-    pub(crate) fn parse(text: &[u8]) -> Self {
+    /// Reads rules, one a line.
+    pub fn parse(text: &[u8]) -> Self {
         let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         let rules = text.split(|b| *b == b'\n').filter_map(|line| {
             if line.first() == Some(&b'#') {
@@ -60,7 +65,7 @@ impl Ignore {
 
     /// Whether a path is left out. A directory that is left out may still hold files that are not:
     /// [`may_keep_within`](Self::may_keep_within).
-    pub(crate) fn leaves_out(&self, path: &[u8]) -> bool {
+    pub fn leaves_out(&self, path: &[u8]) -> bool {
         if self.always.iter().any(|a| a == path) {
             return false;
         }
@@ -75,7 +80,7 @@ impl Ignore {
     }
 
     /// Whether something in a directory that is left out may be kept.
-    pub(crate) fn may_keep_within(&self, directory: &[u8]) -> bool {
+    pub fn may_keep_within(&self, directory: &[u8]) -> bool {
         let below = |path: &[u8]| {
             path.strip_prefix(directory)
                 .is_some_and(|rest| rest.first() == Some(&b'/'))
@@ -109,7 +114,7 @@ fn matches_or_parent(pattern: &[u8], path: &[u8]) -> bool {
 }
 
 /// Docker's globs: `*`, `?`, `[…]` and `\` within a step, `**` across steps.
-pub(crate) fn glob(pattern: &[u8], text: &[u8]) -> bool {
+pub fn glob(pattern: &[u8], text: &[u8]) -> bool {
     // Places that were tried in vain: without them a pattern of many stars takes for ever.
     let mut failed = vec![false; (pattern.len() + 1) * (text.len() + 1)];
     at(pattern, 0, text, 0, &mut failed)

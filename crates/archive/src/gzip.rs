@@ -18,13 +18,14 @@ pub enum Level {
 }
 
 /// A piece, compressed.
-pub(crate) struct Piece {
-    pub(crate) bytes: Vec<u8>,
+pub struct Piece {
+    /// Its bytes, compressed.
+    pub bytes: Vec<u8>,
     crc: Crc,
 }
 
 /// Compresses pieces; put together by [`Member`].
-pub(crate) fn compress(input: &[u8], level: Level) -> Piece {
+pub fn compress(input: &[u8], level: Level) -> Piece {
     let mut crc = Crc::new();
     crc.update(input);
     let stored = match level {
@@ -109,24 +110,31 @@ fn store(input: &[u8]) -> Vec<u8> {
 }
 
 /// The gzip member around the pieces.
-pub(crate) struct Member {
+pub struct Member {
     crc: Crc,
+}
+
+impl Default for Member {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Member {
     /// What comes first: deflate, no time, unknown system.
-    pub(crate) const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+    pub const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 
-    pub(crate) fn new() -> Self {
+    /// A member without pieces.
+    pub fn new() -> Self {
         Self { crc: Crc::new() }
     }
     /// Takes note of a piece and gives its bytes.
-    pub(crate) fn add(&mut self, piece: Piece) -> Vec<u8> {
+    pub fn add(&mut self, piece: Piece) -> Vec<u8> {
         self.crc.combine(&piece.crc);
         piece.bytes
     }
     /// What comes last: an empty final block, checksum, length.
-    pub(crate) fn trailer(&self) -> [u8; 10] {
+    pub fn trailer(&self) -> [u8; 10] {
         let mut out = [3, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         out[2..6].copy_from_slice(&self.crc.sum().to_le_bytes());
         out[6..].copy_from_slice(&self.crc.amount().to_le_bytes());

@@ -11,10 +11,14 @@ const EXTENDED_LIMIT: u64 = 64 * 1024;
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// A regular file.
     File,
+    /// A directory.
     Directory,
+    /// A symbolic link.
     Symlink,
+    /// Another name of a file that came before.
     HardLink,
     /// A device, a pipe or something unheard of.
     Other,
@@ -22,19 +26,27 @@ pub(crate) enum Kind {
 
 /// An entry's header.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) path: Vec<u8>,
-    pub(crate) kind: Kind,
-    pub(crate) mode: u32,
-    pub(crate) mtime: i64,
+pub struct Entry {
+    /// Its name, with slashes.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Last change, in seconds since 1970.
+    pub mtime: i64,
     /// The bytes of content that follow.
-    pub(crate) size: u64,
+    pub size: u64,
     /// Where a link leads.
-    pub(crate) link: Vec<u8>,
+    pub link: Vec<u8>,
 }
 
 /// Writes an entry's header; the content and [`padding`] follow.
-pub(crate) fn write_header(out: &mut impl Write, entry: &Entry) -> io::Result<()> {
+///
+/// # Errors
+///
+/// What `out` gave.
+pub fn write_header(out: &mut impl Write, entry: &Entry) -> io::Result<()> {
     let long = |out: &mut dyn Write, flag: u8, text: &[u8]| -> io::Result<()> {
         let mut header = [0; BLOCK];
         header[..13].copy_from_slice(b"././@LongLink");
@@ -97,15 +109,16 @@ fn number(field: &mut [u8], value: i128) {
 }
 
 /// How many bytes follow content of this size up to a whole block.
-pub(crate) fn padding(size: u64) -> usize {
+pub fn padding(size: u64) -> usize {
     (BLOCK - (size % BLOCK as u64) as usize) % BLOCK
 }
 
 /// What ends an archive.
-pub(crate) const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
+pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
 /// Reads an archive entry by entry. Content that is not read is skipped.
-pub(crate) struct Reader<R> {
+#[derive(Debug)]
+pub struct Reader<R> {
     source: R,
     /// Content of the present entry that is still to come, and the padding after it.
     left: u64,
@@ -120,7 +133,8 @@ fn broken(why: &str) -> io::Error {
 }
 
 impl<R: Read> Reader<R> {
-    pub(crate) fn new(source: R) -> Self {
+    /// A reader of the archive that `source` holds.
+    pub fn new(source: R) -> Self {
         Self {
             source,
             left: 0,
@@ -129,7 +143,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// The next entry; `None` after the last. An archive that ends without its end mark was cut.
-    pub(crate) fn next(&mut self) -> io::Result<Option<Entry>> {
+    pub fn next_entry(&mut self) -> io::Result<Option<Entry>> {
         let mut path = None;
         let mut link = None;
         let mut size = None;
@@ -222,7 +236,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// What the entries are read from, for what comes after the end mark.
-    pub(crate) fn into_inner(self) -> R {
+    pub fn into_inner(self) -> R {
         self.source
     }
 }
@@ -376,7 +390,7 @@ mod tests {
         for n in 0..whole.len() {
             let mut r = Reader::new(&whole[..n]);
             let read = loop {
-                match r.next() {
+                match r.next_entry() {
                     Ok(Some(_)) => {}
                     other => break other,
                 }
@@ -394,7 +408,7 @@ mod tests {
         finish_again(&mut out);
         assert!(
             Reader::new(&out[..])
-                .next()
+                .next_entry()
                 .unwrap_err()
                 .to_string()
                 .contains("sparse")
@@ -405,7 +419,7 @@ mod tests {
         finish_again(&mut out);
         assert!(
             Reader::new(&out[..])
-                .next()
+                .next_entry()
                 .unwrap_err()
                 .to_string()
                 .contains("too long")
@@ -454,16 +468,16 @@ mod tests {
             out.extend_from_slice(&END);
             let mut r = Reader::new(&out[..]);
             for e in all {
-                prop_assert_eq!(r.next().unwrap(), Some(e));
+                prop_assert_eq!(r.next_entry().unwrap(), Some(e));
             }
-            prop_assert_eq!(r.next().unwrap(), None);
+            prop_assert_eq!(r.next_entry().unwrap(), None);
         }
 
         #[test]
         fn sizes_survive(size in 0u64..1 << 62) {
             let mut out = Vec::new();
             write_header(&mut out, &file(b"big", size)).unwrap();
-            prop_assert_eq!(Reader::new(&out[..]).next().unwrap().unwrap().size, size);
+            prop_assert_eq!(Reader::new(&out[..]).next_entry().unwrap().unwrap().size, size);
         }
 
         #[test]
@@ -475,7 +489,7 @@ mod tests {
                 finish_again(&mut bytes);
             }
             let mut r = Reader::new(&bytes[..]);
-            while let Ok(Some(_)) = r.next() {}
+            while let Ok(Some(_)) = r.next_entry() {}
         }
     }
 }

@@ -6,19 +6,24 @@ use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
 /// The size of the chunks that archives travel in.
-pub(crate) const CHUNK: usize = 256 * 1024;
+pub const CHUNK: usize = 256 * 1024;
 /// How many chunks wait between the two sides.
 const DEPTH: usize = 4;
 
-pub(crate) enum Message {
+/// What is sent to a [`Reader`].
+#[derive(Debug)]
+pub enum Message {
+    /// Bytes.
     Data(Bytes),
     /// The stream came to its proper end.
     End,
 }
 
-pub(crate) type Sender = mpsc::Sender<Message>;
+/// The sending end.
+pub type Sender = mpsc::Sender<Message>;
 
-pub(crate) fn channel() -> (Sender, Reader) {
+/// A channel into a blocking reader.
+pub fn channel() -> (Sender, Reader) {
     let (tx, rx) = mpsc::channel(DEPTH);
     let reader = Reader {
         rx,
@@ -29,7 +34,8 @@ pub(crate) fn channel() -> (Sender, Reader) {
 }
 
 /// The blocking end that reads. A stream whose sender went away without an end is cut, not over.
-pub(crate) struct Reader {
+#[derive(Debug)]
+pub struct Reader {
     rx: mpsc::Receiver<Message>,
     current: Bytes,
     ended: bool,
@@ -37,7 +43,11 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// The next chunk as it came; `None` at the end.
-    pub(crate) fn chunk(&mut self) -> io::Result<Option<Bytes>> {
+    ///
+    /// # Errors
+    ///
+    /// `UnexpectedEof` when the sender went away before the end.
+    pub fn chunk(&mut self) -> io::Result<Option<Bytes>> {
         if !self.current.is_empty() {
             return Ok(Some(std::mem::take(&mut self.current)));
         }
@@ -73,13 +83,15 @@ impl Read for Reader {
 }
 
 /// The blocking end that writes, in chunks of [`CHUNK`] bytes.
-pub(crate) struct Writer {
+#[derive(Debug)]
+pub struct Writer {
     tx: mpsc::Sender<Vec<u8>>,
     buffer: Vec<u8>,
 }
 
 impl Writer {
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Vec<u8>>) {
+    /// The writer and what it wrote, chunk by chunk.
+    pub fn new() -> (Self, mpsc::Receiver<Vec<u8>>) {
         let (tx, rx) = mpsc::channel(DEPTH);
         let writer = Self {
             tx,
@@ -100,7 +112,7 @@ impl Writer {
     /// # Errors
     ///
     /// `UnexpectedEof` when it has less.
-    pub(crate) fn copy(&mut self, source: &mut impl Read, mut n: u64) -> io::Result<()> {
+    pub fn copy(&mut self, source: &mut impl Read, mut n: u64) -> io::Result<()> {
         while n > 0 {
             let at = self.buffer.len();
             let room = usize::try_from(n).unwrap_or(CHUNK).min(CHUNK - at);
@@ -131,7 +143,11 @@ impl Writer {
     }
 
     /// Hands on what is left.
-    pub(crate) fn finish(mut self) -> io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// `BrokenPipe` when nobody reads any more.
+    pub fn finish(mut self) -> io::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
         }

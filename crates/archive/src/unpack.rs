@@ -15,7 +15,6 @@ use cap_std::fs::{Dir, OpenOptions};
 use flate2::bufread::MultiGzDecoder;
 
 use super::LeftOut;
-use super::channel;
 use super::pack::cannot;
 use super::tar::{self, Entry};
 
@@ -34,22 +33,26 @@ pub enum OutsideLinks {
 
 /// What an archive may hold.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Bytes after decompression, headers included.
-    pub(crate) bytes: u64,
-    pub(crate) entries: u64,
-    pub(crate) outside_links: OutsideLinks,
+    pub bytes: u64,
+    /// Files, directories and links.
+    pub entries: u64,
+    /// What becomes of links that lead out.
+    pub outside_links: OutsideLinks,
 }
 
 /// What was unpacked.
 #[derive(Debug, Default)]
-pub(crate) struct Unpacked {
-    pub(crate) entries: u64,
+pub struct Unpacked {
+    /// Files, directories and links.
+    pub entries: u64,
     /// Bytes of content.
-    pub(crate) bytes: u64,
-    pub(crate) left_out: LeftOut,
+    pub bytes: u64,
+    /// What was left out.
+    pub left_out: LeftOut,
     /// Whether the archive was compressed, and so checked by gzip's checksum.
-    pub(crate) gzip: bool,
+    pub gzip: bool,
 }
 
 /// The most steps of a path.
@@ -57,10 +60,15 @@ const DEPTH: usize = 256;
 /// The mode bits that are taken over: no setuid, setgid or sticky bit.
 const MODE: u32 = 0o777;
 
-/// Unpacks what comes out of `source` into `root`, which is made if need be. What is there and not in the archive stays.
-pub(crate) fn unpack(
+/// Unpacks the tar archive (plain or gzip) that comes out of `source` into `root`, which is made if need be. What is there
+/// and not in the archive stays. `seen` is called with the number of entries and bytes so far.
+///
+/// # Errors
+///
+/// `Protocol` for an archive that is broken, too large or hostile; `Transport` for one that is cut; else what writing gave.
+pub fn unpack(
     root: &Path,
-    source: channel::Reader,
+    source: impl Read,
     limits: Limits,
     seen: &mut dyn FnMut(u64, u64),
 ) -> Result<Unpacked> {
@@ -76,7 +84,7 @@ pub(crate) fn unpack(
         out: Unpacked::default(),
         limits,
         serial: 0,
-        run: crate::client::random_hex()?,
+        run: crate::random_hex()?,
         buffer: vec![0; 128 * 1024],
     };
     let mut source = BufReader::with_capacity(64 * 1024, source);
@@ -166,7 +174,7 @@ impl Unpacker {
             left,
         });
         let read = |e| failed("read the archive", e);
-        while let Some(entry) = archive.next().map_err(read)? {
+        while let Some(entry) = archive.next_entry().map_err(read)? {
             self.out.entries += 1;
             if self.out.entries > self.limits.entries {
                 return Err(hostile(&entry.path, "is one entry too many"));
@@ -443,14 +451,19 @@ fn set_meta(file: &fs::File, mode: u32, mtime: i64) -> io::Result<()> {
     set_mode(file, mode)
 }
 
+/// Sets the permission bits of an open file, where the system has them.
+///
+/// # Errors
+///
+/// What the system gave.
 #[cfg(unix)]
-pub(crate) fn set_mode(file: &fs::File, mode: u32) -> io::Result<()> {
+pub fn set_mode(file: &fs::File, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     file.set_permissions(fs::Permissions::from_mode(mode))
 }
 
 #[cfg(not(unix))]
-pub(crate) fn set_mode(_: &fs::File, _: u32) -> io::Result<()> {
+pub fn set_mode(_: &fs::File, _: u32) -> io::Result<()> {
     Ok(())
 }
 

@@ -16,11 +16,11 @@ const LARGE: u64 = 0xffff_0000;
 
 /// Writes the context to an unnamed temporary file, because its size is announced before it is sent. `dockerfile` is a file
 /// whose text takes the place of the one in the context.
-pub(crate) fn context(
-    root: &Path,
-    ignore: &Ignore,
-    dockerfile: Option<(&str, &str)>,
-) -> Result<File> {
+///
+/// # Errors
+///
+/// What cannot be read or written; `Invalid` for names that are not UTF-8.
+pub fn context(root: &Path, ignore: &Ignore, dockerfile: Option<(&str, &str)>) -> Result<File> {
     let made = |e: io::Error| {
         Error::new(
             Kind::Failed,

@@ -14,18 +14,24 @@ use super::tar::{self, Entry};
 
 /// What was packed.
 #[derive(Debug, Default)]
-pub(crate) struct Packed {
-    pub(crate) entries: u64,
+pub struct Packed {
+    /// Files, directories and links.
+    pub entries: u64,
     /// Bytes of content.
-    pub(crate) bytes: u64,
-    pub(crate) left_out: LeftOut,
+    pub bytes: u64,
+    /// What a tar stream cannot carry.
+    pub left_out: LeftOut,
 }
 
 /// Called for each thing in a directory, with its name in it.
-pub(crate) type Visit<'a> = dyn FnMut(&[u8], &Metadata, &Path) -> Result<()> + 'a;
+pub type Visit<'a> = dyn FnMut(&[u8], &Metadata, &Path) -> Result<()> + 'a;
 
 /// Visits everything in `root` but what `ignore` leaves out, directories before what is in them. Names are relative, with slashes.
-pub(crate) fn walk(root: &Path, ignore: &Ignore, visit: &mut Visit<'_>) -> Result<()> {
+///
+/// # Errors
+///
+/// What cannot be listed or read, and what `visit` gave.
+pub fn walk(root: &Path, ignore: &Ignore, visit: &mut Visit<'_>) -> Result<()> {
     let listing = fs::read_dir(root).map_err(|e| cannot("list", root, e))?;
     let mut stack: Vec<(ReadDir, Vec<u8>)> = vec![(listing, Vec::new())];
     while let Some((listing, prefix)) = stack.last_mut() {
@@ -55,7 +61,11 @@ pub(crate) fn walk(root: &Path, ignore: &Ignore, visit: &mut Visit<'_>) -> Resul
 /// and what a tar stream cannot carry (sockets, devices, pipes) is listed.
 ///
 /// `seen` is called with the number of entries and bytes so far.
-pub(crate) fn pack(
+///
+/// # Errors
+///
+/// What cannot be read, and the `Transport` error of a reader that went away.
+pub fn pack(
     root: &Path,
     ignore: &Ignore,
     out: Writer,
@@ -92,7 +102,8 @@ pub(crate) fn pack(
     Ok(packer.packed)
 }
 
-pub(crate) fn cannot(what: &str, path: &Path, e: io::Error) -> Error {
+/// An error of a file that names it.
+pub fn cannot(what: &str, path: &Path, e: io::Error) -> Error {
     let kind = match e.kind() {
         io::ErrorKind::NotFound => Kind::NotFound,
         io::ErrorKind::PermissionDenied => Kind::Denied,
@@ -169,14 +180,16 @@ fn entry(path: Vec<u8>, kind: tar::Kind, meta: &Metadata) -> Entry {
     }
 }
 
+/// The permission bits of a file, as far as the system has any.
 #[cfg(unix)]
-pub(crate) fn mode_of(meta: &Metadata) -> u32 {
+pub fn mode_of(meta: &Metadata) -> u32 {
     use std::os::unix::fs::PermissionsExt;
     meta.permissions().mode() & 0o7777
 }
 
+/// The permission bits of a file, as far as the system has any.
 #[cfg(not(unix))]
-pub(crate) fn mode_of(meta: &Metadata) -> u32 {
+pub fn mode_of(meta: &Metadata) -> u32 {
     match (meta.is_dir(), meta.permissions().readonly()) {
         (true, _) => 0o755,
         (false, false) => 0o644,
@@ -185,7 +198,7 @@ pub(crate) fn mode_of(meta: &Metadata) -> u32 {
 }
 
 /// Whole seconds since 1970, 0 where the system does not say.
-pub(crate) fn mtime_of(meta: &Metadata) -> i64 {
+pub fn mtime_of(meta: &Metadata) -> i64 {
     let Ok(time) = meta.modified() else { return 0 };
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_secs()).unwrap_or(0),
@@ -208,13 +221,14 @@ fn name_bytes(name: &std::ffi::OsStr) -> Vec<u8> {
     name.to_string_lossy().into_owned().into_bytes()
 }
 
+/// The bytes of a path, with slashes.
 #[cfg(unix)]
-pub(crate) fn path_bytes(path: &Path) -> Vec<u8> {
+pub fn path_bytes(path: &Path) -> Vec<u8> {
     name_bytes(path.as_os_str())
 }
 
 /// Archives use slashes.
 #[cfg(not(unix))]
-pub(crate) fn path_bytes(path: &Path) -> Vec<u8> {
+pub fn path_bytes(path: &Path) -> Vec<u8> {
     path.to_string_lossy().replace('\\', "/").into_bytes()
 }
