@@ -24,7 +24,7 @@ refused_run() {
   shift 2
   home=$(mktemp -d)
   chmod 0755 "$home"
-  cp "$program" ci/confine.py "$home/"
+  cp "$program" "$home/boxrig" && cp ci/confine.py "$home/"
   [ "$#" -eq 0 ] || chown -R 1000:1000 "$home"
   "$@" env -i PATH="$PATH" HOME="$home" XDG_RUNTIME_DIR= \
     python3 "$home/confine.py" "$mode" -- "$home/boxrig" run -- true >"$home/out" 2>"$home/err"
