@@ -44,9 +44,12 @@ async fn open(response: Response<WireBody>, cx: Decoding) -> Result<Opened> {
         }
     };
     if envelope.kind == "error" {
-        let error = Error::new(Kind::Failed, "")
-            .with_operation(cx.meta.id)
-            .with_body(&bytes);
+        // An error within a 200 (a failed operation that was waited for) has no status of its own.
+        let error = match parts.status.is_success() {
+            true => Error::new(Kind::Failed, ""),
+            false => Error::from_status(parts.status),
+        };
+        let error = error.with_operation(cx.meta.id).with_body(&bytes);
         return Err(classify(error, envelope.error_code, &envelope.error));
     }
     let etag = parts

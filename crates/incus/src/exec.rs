@@ -134,7 +134,7 @@ impl Client {
             headers: Default::default(),
             body: Json(post),
         };
-        let Async(operation) = self.caller.call(request, &CallOptions::new()).await?;
+        let Async(operation) = self.caller().call(request, &CallOptions::new()).await?;
         let sockets = ExecSockets::of(&operation)
             .ok_or_else(|| Error::new(Kind::Protocol, "the exec answer names no sockets"))?;
         let connect = sockets.fds.into_iter().map(|(name, secret)| {
@@ -149,7 +149,7 @@ impl Client {
                     body: Default::default(),
                 };
                 let socket = self
-                    .caller
+                    .caller()
                     .call(request, &CallOptions::new())
                     .await?
                     .connected()?;
@@ -280,7 +280,7 @@ impl ExecSession {
         };
         let reply = self
             .client
-            .caller
+            .caller()
             .call(request, &CallOptions::new().timeout(Timeout::Never))
             .await?;
         let operation = reply.metadata.succeeded()?;

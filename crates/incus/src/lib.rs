@@ -1,41 +1,67 @@
-//! A typed async client for Incus.
+//! A complete typed async client for Incus, and the descriptions of its 254 operations.
 //!
-//! What is here so far is the core on which the other operations stand: the envelope, operations,
-//! and the exec with its sockets. The command `boxrig coverage` lists what is typed.
+//! ```no_run
+//! # async fn f() -> boxrig_wire::Result<()> {
+//! use boxrig_incus::Client;
+//!
+//! let client = Client::local()?; // or Client::https(…), Client::from_env(), Client::from_remote(…)
+//! let server = client.info().await?;
+//! println!("{}", server.environment.server_version);
+//! # Ok(()) }
+//! ```
 //!
 //! The wire facts come from the Incus REST API description (`api/incus-rest-api.yaml`) and from what
-//! was observed on a live 6.0 daemon.
+//! was observed on a live 6.0 daemon. Without the feature `client` there are only the types and
+//! descriptions; `transport`, the default, adds boxrig's own network, certificates and remotes.
 
+#[cfg(feature = "client")]
+mod client;
 mod envelope;
+#[cfg(feature = "client")]
+mod events;
+#[cfg(feature = "client")]
 mod exec;
+#[cfg(feature = "transport")]
+mod identity;
 mod model;
 pub mod models;
+#[cfg(feature = "transport")]
+mod oidc;
 mod operation;
+#[cfg(feature = "client")]
+mod operations;
 pub mod ops;
 mod protocol;
+#[cfg(feature = "transport")]
+mod remotes;
+#[cfg(feature = "transport")]
+mod token;
+#[cfg(feature = "client")]
+mod wait;
 
+#[cfg(feature = "transport")]
+pub use client::{Address, ClientBuilder, DEFAULT_PORT};
+#[cfg(feature = "client")]
+pub use client::{Client, OPERATION_EXTENSIONS};
 pub use envelope::{Answer, Async, List, Sync};
+#[cfg(feature = "client")]
+pub use events::{EventFilter, Events};
+#[cfg(feature = "client")]
 pub use exec::{ExecEvent, ExecSession, ExecSockets, Signal, WindowSize};
+#[cfg(feature = "transport")]
+pub use identity::{Identity, fingerprint_of_pem};
 pub use model::{ConfigMap, DevicesMap, Merge, Nbd, Sftp, StatusCode, TcpForward};
+#[cfg(feature = "transport")]
+pub use oidc::{DeviceLogin, OidcSession, OidcSettings};
+#[cfg(feature = "client")]
+pub use operations::Operations;
 pub use ops::CATALOG;
 pub use protocol::Incus;
+#[cfg(feature = "transport")]
+pub use remotes::{Folders, Remote, RemoteProtocol, Remotes};
+#[cfg(feature = "transport")]
+pub use token::{TrustToken, Trusted};
+#[cfg(feature = "client")]
+pub use wait::wait_at_most;
 
-use boxrig_wire::Caller;
 pub use boxrig_wire::Timestamp;
-
-/// A client of one Incus server. Cheap to clone, shared by tasks.
-#[derive(Clone, Debug)]
-pub struct Client {
-    caller: Caller,
-}
-
-impl Client {
-    /// A client that sends through `caller`.
-    pub fn new(caller: Caller) -> Self {
-        Self { caller }
-    }
-    /// The caller underneath: raw requests, settings.
-    pub fn caller(&self) -> &Caller {
-        &self.caller
-    }
-}

@@ -195,6 +195,10 @@ impl From<BodyError> for Unreadable {
 
 /// How a request body is written by a client and read by a server.
 pub trait BodyCodec: Sized + Send {
+    /// The document that will be sent, where the body is one: for checks of what is in it before it goes.
+    fn document(&self) -> Option<serde_json::Value> {
+        None
+    }
     /// Writes the body and the headers that describe it.
     ///
     /// # Errors
@@ -237,6 +241,9 @@ impl BodyCodec for NoBody {
 pub struct Json<T>(pub T);
 
 impl<T: Serialize + DeserializeOwned + Send> BodyCodec for Json<T> {
+    fn document(&self) -> Option<serde_json::Value> {
+        serde_json::to_value(&self.0).ok()
+    }
     fn encode(self, headers: &mut HeaderMap) -> Result<WireBody, String> {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         serde_json::to_vec(&self.0)

@@ -39,14 +39,8 @@ pub(crate) fn generate(
     index.push_str("\n/// Members that need an API extension, as their descriptions say: model, member, extension. A daemon without it\n/// drops the member without a word.\npub const EXTENSIONS: &[(&str, &str, &str)] = &[\n");
     for (name, schema) in definitions {
         for (field, schema) in schema["properties"].as_object().into_iter().flatten() {
-            let text = schema["description"].as_str().unwrap_or("");
-            let found = text
-                .lines()
-                .find_map(|l| l.trim().strip_prefix("API extension:"));
-            if let Some(found) = found
-                .map(|l| l.trim().trim_end_matches('.'))
-                .filter(|l| !l.is_empty())
-            {
+            if let Some(found) = crate::ops::extension(schema) {
+                let found = overlay.extension(found);
                 index.push_str(&format!(
                     "    (\"{}\", \"{field}\", \"{found}\"),\n",
                     camel(name)

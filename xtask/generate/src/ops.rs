@@ -95,6 +95,7 @@ pub(crate) fn generate(
         index.push_str(&format!("    {name}::META,\n"));
     }
     index.push_str("];\n");
+    index.push_str(&extensions(api, overlay, &tags)?);
     let mut shared = BTreeMap::new();
     for (tag, ops) in &tags {
         files.insert(
@@ -108,6 +109,67 @@ pub(crate) fn generate(
     files.insert("ops/queries.rs".into(), text);
     files.insert("ops/mod.rs".into(), index);
     Ok(())
+}
+
+/// The members of bodies that need an API extension, by operation: a table that is read before a body is sent.
+fn extensions(
+    api: &Value,
+    overlay: &Overlay,
+    tags: &BTreeMap<String, Vec<Op<'_>>>,
+) -> Result<String, Box<dyn Error>> {
+    let mut found: Vec<(String, String, String)> = Vec::new();
+    for op in tags.values().flatten() {
+        for body in op.parameters.iter().filter(|p| p["in"] == "body") {
+            members(api, &body["schema"], op.id, "", &mut found);
+        }
+    }
+    found.sort();
+    found.dedup();
+    let mut text = String::from(
+        "\n/// Members of bodies that need an API extension: operation, path of the member, extension. A daemon without it\n/// drops the member without a word.\npub const EXTENSIONS: &[(&str, &str, &str)] = &[\n",
+    );
+    for (id, member, extension) in found {
+        let extension = overlay.extension(extension);
+        text.push_str(&format!("    (\"{id}\", \"{member}\", \"{extension}\"),\n"));
+    }
+    text.push_str("];\n");
+    Ok(text)
+}
+
+fn members(
+    api: &Value,
+    schema: &Value,
+    id: &str,
+    prefix: &str,
+    found: &mut Vec<(String, String, String)>,
+) {
+    let Some(name) = schema["$ref"]
+        .as_str()
+        .and_then(|r| r.strip_prefix("#/definitions/"))
+    else {
+        return;
+    };
+    let properties = &api["definitions"][name]["properties"];
+    for (field, schema) in properties.as_object().into_iter().flatten() {
+        let member = format!("{prefix}{field}");
+        if let Some(extension) = extension(schema) {
+            found.push((id.to_owned(), member.clone(), extension));
+        }
+        // Bodies are two levels deep at most where it matters, and definitions may refer to themselves.
+        if prefix.is_empty() {
+            members(api, schema, id, &format!("{member}."), found);
+        }
+    }
+}
+
+/// The extension that a member's description names.
+pub(crate) fn extension(schema: &Value) -> Option<String> {
+    let text = schema["description"].as_str()?;
+    let found = text
+        .lines()
+        .find_map(|l| l.trim().strip_prefix("API extension:"))?;
+    let found = found.trim().trim_end_matches('.');
+    (!found.is_empty()).then(|| found.to_owned())
 }
 
 fn file_of(op: &Op<'_>) -> String {
@@ -225,6 +287,18 @@ fn endpoint(
             "String,".repeat(captures)
         ));
     }
+    let text: Vec<&str> = overlay
+        .op(op.id, "text")
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    let param = |p: &Value| {
+        let (name, ty, doc) = param(p);
+        match text.contains(&&*name) {
+            true => (name, "Option<String>".to_owned(), doc),
+            false => (name, ty, doc),
+        }
+    };
     let mut query: Vec<(String, String, String)> = place("query").into_iter().map(param).collect();
     if op.recursion {
         query.push((

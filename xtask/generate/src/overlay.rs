@@ -12,6 +12,8 @@ pub(crate) struct Overlay {
     pub(crate) fields: BTreeMap<String, BTreeMap<String, String>>,
     /// Operation id → member (`body`, `reply`, `idempotency`, …) → value.
     pub(crate) ops: BTreeMap<String, BTreeMap<String, String>>,
+    /// Extension as the description names it → its real name.
+    pub(crate) extensions: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl Overlay {
@@ -20,7 +22,16 @@ impl Overlay {
         Ok(Self {
             fields: section(&value, "fields")?,
             ops: section(&value, "operations")?,
+            extensions: section(&value, "extensions")?,
         })
+    }
+
+    /// An extension by its real name.
+    pub(crate) fn extension(&self, named: String) -> String {
+        match self.extensions.get(&named).and_then(|e| e.get("name")) {
+            Some(name) => name.clone(),
+            None => named,
+        }
     }
 
     /// A correction of an operation.

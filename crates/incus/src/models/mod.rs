@@ -75,7 +75,11 @@ pub const EXTENSIONS: &[(&str, &str, &str)] = &[
     ),
     ("ClusterMemberPut", "groups", "clustering_groups"),
     ("ClusterMemberPut", "roles", "clustering_roles"),
-    ("ClusterMemberStatePost", "mode", "clustering_evacuate_mode"),
+    (
+        "ClusterMemberStatePost",
+        "mode",
+        "clustering_evacuation_mode",
+    ),
     ("ClusterPut", "cluster_token", "clustering_join"),
     ("ClusterPut", "member_config", "clustering_join"),
     ("ClusterPut", "server_address", "clustering_join"),
@@ -89,7 +93,7 @@ pub const EXTENSIONS: &[(&str, &str, &str)] = &[
     ("ImageAliasesEntry", "type", "image_types"),
     ("ImageAliasesPost", "type", "image_types"),
     ("ImageExportPost", "profiles", "image_copy_profile"),
-    ("ImageExportPost", "project", "image_target_project"),
+    ("ImageExportPost", "project", "images_target_project"),
     ("ImageMetadataTemplate", "gid", "image_template_permissions"),
     (
         "ImageMetadataTemplate",

@@ -28,7 +28,7 @@ params! {
         /// File owner GID
         pub x_incus_gid: Option<i64> = "X-Incus-gid",
         /// File mode
-        pub x_incus_mode: Option<i64> = "X-Incus-mode",
+        pub x_incus_mode: Option<String> = "X-Incus-mode",
         /// Type of file (file, symlink or directory)
         pub x_incus_type: Option<String> = "X-Incus-type",
         /// File owner UID
@@ -308,6 +308,7 @@ endpoint! {
         path: (String,String,String,),
         query: queries::ProjectQuery,
         headers: InstanceNvramGuidVarPutHeaders,
+        body: Json<models::InstanceNVRAMVariablePut>,
         reply: Sync<Value>,
     }
 }
@@ -318,6 +319,7 @@ endpoint! {
     /// Upgrades the request to an SFTP connection of the instance's filesystem.
     pub InstanceSftp = "instance_sftp": Incus, GET "/1.0/instances/{name}/sftp" {
         path: (String,),
+        query: queries::ProjectQuery,
         reply: Upgrade<Sftp>,
     }
 }

@@ -82,7 +82,7 @@ endpoint! {
     pub InstanceGet = "instance_get": Incus, GET "/1.0/instances/{name}" {
         path: (String,),
         query: queries::ProjectRecursionQuery,
-        reply: Sync<Value>,
+        reply: Sync<models::InstanceFull>,
     }
 }
 

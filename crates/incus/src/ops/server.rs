@@ -11,6 +11,7 @@ use crate::models;
 use boxrig_wire::endpoint;
 use boxrig_wire::{ByteReply, Json, Socket};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 endpoint! {
     /// Get the supported API endpoints.
@@ -91,7 +92,7 @@ endpoint! {
     /// Returns a JSON object of operation type to operation list (URLs).
     pub OperationsGet = "operations_get": Incus, GET "/1.0/operations" {
         query: queries::AllProjectsProjectRecursionQuery,
-        reply: Sync<List<models::Operation>>,
+        reply: Sync<BTreeMap<String, List<models::Operation>>>,
     }
 }
 

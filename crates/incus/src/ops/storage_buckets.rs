@@ -115,7 +115,7 @@ endpoint! {
     pub StoragePoolBucketGet = "storage_pool_bucket_get": Incus, GET "/1.0/storage-pools/{poolName}/buckets/{bucketName}" {
         path: (String,String,),
         query: queries::ProjectRecursionQuery,
-        reply: Sync<Value>,
+        reply: Sync<models::StorageBucketFull>,
     }
 }
 

@@ -27,7 +27,7 @@ params! {
         /// File owner GID
         pub x_incus_gid: Option<i64> = "X-Incus-gid",
         /// File mode
-        pub x_incus_mode: Option<i64> = "X-Incus-mode",
+        pub x_incus_mode: Option<String> = "X-Incus-mode",
         /// Type of file (file, symlink or directory)
         pub x_incus_type: Option<String> = "X-Incus-type",
         /// File owner UID
@@ -117,7 +117,7 @@ endpoint! {
     pub StoragePoolVolumeTypeGet = "storage_pool_volume_type_get": Incus, GET "/1.0/storage-pools/{poolName}/volumes/{type}/{volumeName}" {
         path: (String,String,String,),
         query: queries::ProjectRecursionTargetQuery,
-        reply: Sync<Value>,
+        reply: Sync<models::StorageVolumeFull>,
     }
 }
 
