@@ -1,4 +1,4 @@
-//! The local boxrig server: one address that speaks FastVM (and, later, VergeOS, Incus and Convox) over an embedded
+//! The local boxrig server: one address that speaks FastVM and Convox (and, later, VergeOS and Incus) over an embedded
 //! engine and a durable store.
 //!
 //! [`serve::Server::start`] starts one. Without the feature `server` (on by default) only the control API's
@@ -20,6 +20,8 @@ pub mod env;
 pub mod auth;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
+pub mod convox;
 #[cfg(feature = "server")]
 pub mod core;
 #[cfg(feature = "server")]

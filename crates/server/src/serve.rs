@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use crate::auth::Credentials;
 use crate::config::ServerConfig;
 use crate::control::{Control, Facts, Info, ms};
+use crate::convox::Rack;
 use crate::core::{Core, Platform};
 use crate::env::{Env, EnvFormat};
 use crate::fastvm::Fastvm;
@@ -150,8 +151,10 @@ impl Server {
         let control = Arc::new(Control::new(core.clone()));
         let fastvm = Fastvm::open(core.clone(), config.quotas).await;
         let fastvm = Arc::new(fastvm.map_err(|e| StartError::new(e.kind, e.message))?);
+        let rack = Rack::open(core.clone()).await;
+        let rack = Arc::new(rack.map_err(|e| StartError::new(e.kind, e.message))?);
         let hosts = AllowedHosts::new(config.allow_hosts.iter().cloned().chain(names.public));
-        let front = Front::new(hosts, control.clone(), fastvm);
+        let front = Front::new(hosts, control.clone(), fastvm).convox(rack);
         let platforms: Vec<_> = front.platforms().cloned().collect();
 
         let listener = TcpListener::bind(config.listen)

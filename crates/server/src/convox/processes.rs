@@ -1,0 +1,87 @@
+//! Processes: seen, run and ended.
+
+use boxrig_convox::{Done, Reply, models, ops};
+use boxrig_wire::{ApiError, Request};
+use futures_util::{StreamExt, stream};
+
+use super::records::{Phase, Process};
+use super::state::{State, instance};
+use super::time::stamp;
+use super::{Cx, shell};
+
+/// How many processes are measured at a time.
+const AT_ONCE: usize = 16;
+
+/// A process in the rack's form, with what it uses now.
+pub(super) async fn view(state: &State, process: &Process) -> models::Process {
+    let mut m = models::Process::default();
+    m.id = process.id.clone();
+    m.app = process.app.clone();
+    m.command = shell::join(&process.command);
+    m.image = process.image.clone();
+    m.instance = super::system::INSTANCE.into();
+    m.host = "127.0.0.1".into();
+    m.name = process.service.clone();
+    m.service = process.service.clone();
+    m.release = process.release.clone();
+    m.started = stamp(process.created_ms);
+    m.status = process.status().into();
+    m.ports = process.port.iter().map(u16::to_string).collect();
+    if process.phase == Phase::Running
+        && let Ok(id) = instance(&process.id)
+        && let Ok(stats) = state.core.engine.stats(&id).await
+    {
+        m.memory = stats.memory_bytes.unwrap_or(0) as f64 / (1024.0 * 1024.0);
+        m.cpu = state.usage.cpu(&process.id, stats.cpu_time);
+    }
+    m
+}
+
+/// Several, measured side by side.
+pub(super) async fn views(
+    state: &State,
+    all: Vec<std::sync::Arc<Process>>,
+) -> Vec<models::Process> {
+    stream::iter(all)
+        .map(|process| async move { view(state, &process).await })
+        .buffered(AT_ONCE)
+        .collect()
+        .await
+}
+
+pub(super) async fn list(
+    cx: Cx,
+    rq: Request<ops::processes::ProcessList>,
+) -> Result<Reply<Vec<models::Process>>, ApiError> {
+    let (app,) = rq.path;
+    cx.app(&app)?;
+    let mut all = cx.processes_of(&app);
+    let is =
+        |want: &Option<String>, is: &str| want.as_ref().is_none_or(|w| w.is_empty() || w == is);
+    all.retain(|p| is(&rq.query.service, &p.service) && is(&rq.query.release, &p.release));
+    Ok(Reply(views(&cx, all).await))
+}
+
+pub(super) async fn get(
+    cx: Cx,
+    rq: Request<ops::processes::ProcessGet>,
+) -> Result<Reply<models::Process>, ApiError> {
+    let (app, id) = rq.path;
+    let process = cx.process(&app, &id)?;
+    Ok(Reply(view(&cx, &process).await))
+}
+
+/// Ends a process. A service's is replaced by its worker, as everything that goes away without being asked to.
+pub(super) async fn stop(
+    cx: Cx,
+    rq: Request<ops::processes::ProcessStop>,
+) -> Result<Done, ApiError> {
+    let (app, id) = rq.path;
+    cx.process(&app, &id)?;
+    cx.change_process(&id, |p| {
+        p.phase = Phase::Stopping;
+        p.ready = false;
+    })
+    .await?;
+    Ok(Done)
+}
