@@ -14,7 +14,9 @@ impl<T: Serialize + DeserializeOwned + Default + Send> ReplyCodec for Reply<T> {
     const SHAPE: ReplyShape = ReplyShape::Whole;
     fn decode(response: Response<WireBody>, cx: Decoding) -> BoxFuture<'static, Result<Self>> {
         Box::pin(async move {
-            let bytes = cx.bytes(cx.success(response).await?.into_body()).await?;
+            let (parts, body) = cx.success(response).await?.into_parts();
+            let bytes = cx.bytes(body).await?;
+            refuse_page(&parts.headers, &bytes, &cx)?;
             Ok(Self(cx.json::<Option<T>>(&bytes)?.unwrap_or_default()))
         })
     }
@@ -36,7 +38,13 @@ pub struct Done;
 impl ReplyCodec for Done {
     const SHAPE: ReplyShape = ReplyShape::Whole;
     fn decode(response: Response<WireBody>, cx: Decoding) -> BoxFuture<'static, Result<Self>> {
-        Box::pin(async move { cx.success(response).await.map(|_| Self) })
+        Box::pin(async move {
+            let (parts, body) = cx.success(response).await?.into_parts();
+            // A console that is not told the rack answers any path with a web page and status 200.
+            let bytes = cx.bytes(body).await?;
+            refuse_page(&parts.headers, &bytes, &cx)?;
+            Ok(Self)
+        })
     }
     fn encode(self) -> Result<Response<WireBody>, String> {
         let text = Text {
@@ -45,6 +53,24 @@ impl ReplyCodec for Done {
         };
         text.encode()
     }
+}
+
+/// What can be done about a web page where the rack's answer should be.
+pub(crate) const PAGE_HINT: &str = "the address answers with a web page: a console must be told the rack (ORG/RACK), \
+     and a rack has an address of its own";
+
+/// Whether an answer is a web page.
+pub(crate) fn is_page(headers: &HeaderMap, body: &[u8]) -> bool {
+    let html = |v: &HeaderValue| v.as_bytes().starts_with(b"text/html");
+    headers.get(CONTENT_TYPE).is_some_and(html) || body.trim_ascii_start().first() == Some(&b'<')
+}
+
+fn refuse_page(headers: &HeaderMap, body: &[u8], cx: &Decoding) -> Result<()> {
+    if is_page(headers, body) {
+        let e = cx.protocol("the answer is a web page and not the rack's");
+        return Err(e.with_body(body).with_hint(PAGE_HINT));
+    }
+    Ok(())
 }
 
 /// A text, with the headers it came with.
@@ -62,6 +88,7 @@ impl ReplyCodec for Text {
         Box::pin(async move {
             let (parts, body) = cx.success(response).await?.into_parts();
             let bytes = cx.bytes(body).await?;
+            refuse_page(&parts.headers, &bytes, &cx)?;
             Ok(Self {
                 text: String::from_utf8_lossy(&bytes).into_owned(),
                 headers: parts.headers,

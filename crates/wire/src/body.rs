@@ -211,6 +211,10 @@ pub trait BodyCodec: Sized + Send {
         body: WireBody,
         limit: usize,
     ) -> BoxFuture<'_, Result<Self, Unreadable>>;
+    /// The names of its fields, when it is a form; see [`Params::names`].
+    fn names() -> &'static [&'static str] {
+        &[]
+    }
 }
 
 /// No body. Reading passes over whatever was sent.
@@ -292,6 +296,9 @@ impl<P: Params> BodyCodec for Form<P> {
                 .map(Self)
                 .map_err(|e| Unreadable::Wrong(e.to_string()))
         })
+    }
+    fn names() -> &'static [&'static str] {
+        P::names()
     }
 }
 

@@ -87,6 +87,25 @@ pub struct Outgoing {
     pub reply_limit: usize,
 }
 
+impl Outgoing {
+    /// The same request once more, when its body is in hand.
+    pub fn try_clone(&self) -> Option<Self> {
+        let mut request = http::Request::new(self.request.body().try_clone()?);
+        *request.method_mut() = self.request.method().clone();
+        *request.uri_mut() = self.request.uri().clone();
+        *request.headers_mut() = self.request.headers().clone();
+        Some(Self {
+            request,
+            operation: self.operation,
+            idempotency: self.idempotency,
+            reply: self.reply,
+            timeout: self.timeout,
+            retry: self.retry.clone(),
+            reply_limit: self.reply_limit,
+        })
+    }
+}
+
 /// What carries requests. `boxrig-transport` has the usual one; tests and embedding servers bring
 /// their own.
 ///
@@ -312,7 +331,6 @@ impl Caller {
             .retries
             .or(meta.max_retries)
             .unwrap_or(retry.max_retries);
-        let again = body.try_clone();
         let out = Outgoing {
             request: http::Request::from_parts(parts, body),
             operation: meta.id,
@@ -326,10 +344,10 @@ impl Caller {
             retry,
             reply_limit: self.reply_limit,
         };
-        let copy = again.map(|body| copy(&out, body));
+        let again = out.try_clone();
         let response = self.authorized(out).await?;
         if response.status() == http::StatusCode::UNAUTHORIZED
-            && let Some(out) = copy
+            && let Some(out) = again
             && self.auth.refresh().await?
         {
             // A 401 says that nothing was done.
@@ -383,22 +401,6 @@ impl Caller {
         };
         let (request, options) = request.build(self.base.prefix())?;
         self.send(request, meta, &options).await
-    }
-}
-
-fn copy(out: &Outgoing, body: WireBody) -> Outgoing {
-    let mut request = http::Request::new(body);
-    *request.method_mut() = out.request.method().clone();
-    *request.uri_mut() = out.request.uri().clone();
-    *request.headers_mut() = out.request.headers().clone();
-    Outgoing {
-        request,
-        operation: out.operation,
-        idempotency: out.idempotency,
-        reply: out.reply,
-        timeout: out.timeout,
-        retry: out.retry.clone(),
-        reply_limit: out.reply_limit,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::Secret;
+
 /// What is wrong with a named value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParamError {
@@ -113,6 +115,27 @@ impl Value for String {
         find(name, pairs)
             .map(str::to_owned)
             .ok_or_else(|| "is required".to_owned())
+    }
+}
+
+/// A secret is plain text where it travels, and shown nowhere else.
+impl Value for Secret {
+    fn write(&self, name: &str, out: &mut Vec<(String, String)>) {
+        out.push((name.to_owned(), self.expose().to_owned()));
+    }
+    fn read(name: &str, pairs: &[(String, String)]) -> Result<Self, String> {
+        String::read(name, pairs).map(Self::new)
+    }
+}
+
+impl Value for Option<Secret> {
+    fn write(&self, name: &str, out: &mut Vec<(String, String)>) {
+        if let Some(secret) = self {
+            secret.write(name, out);
+        }
+    }
+    fn read(name: &str, pairs: &[(String, String)]) -> Result<Self, String> {
+        Ok(find(name, pairs).map(Secret::from))
     }
 }
 

@@ -75,9 +75,9 @@ pub(crate) fn generate(
         for (path, words) in [
             (
                 "boxrig_wire",
-                &["ByteBody", "ByteReply", "Form<", "Json<", "Socket,"][..],
+                &["ByteBody", "ByteReply", "Form<", "Json<", "Secret", "Socket,"][..],
             ),
-            ("crate::values", &["Csv", "FieldMap"][..]),
+            ("crate::values", &["Csv", "FieldMap", "Pairs"][..]),
             ("crate::reply", &["Done", "Reply<", "Text,"][..]),
             ("std::collections", &["BTreeMap"][..]),
             ("serde_json", &["Value"][..]),
@@ -123,7 +123,10 @@ fn models(structs: &serde_json::Map<String, Value>, overlay: &Value) -> Result<S
             let (text, opt) = text
                 .strip_suffix(" opt")
                 .map_or((text, false), |t| (t, true));
-            let ty = type_of(text, "")?;
+            let mut ty = type_of(text, "")?;
+            if is_secret(overlay, name, field) {
+                ty = ty.replace("String", "Secret");
+            }
             let rust = snake(field);
             let mut attrs = Vec::new();
             if rust.trim_start_matches("r#") != field {
@@ -146,10 +149,16 @@ fn models(structs: &serde_json::Map<String, Value>, overlay: &Value) -> Result<S
         body.push_str("    /// Members that this version does not know.\n    #[serde(flatten)]\n    pub extra: Map<String, Value>,\n}\n\n");
     }
     Ok(format!(
-        "//! The structures of the rack API.\n\nuse std::collections::BTreeMap;\n\nuse serde::{{Deserialize, Serialize}};\nuse serde_json::{{Map, Value}};\n\nuse boxrig_wire::{{Timestamp, nullable}};
+        "//! The structures of the rack API.\n\nuse std::collections::BTreeMap;\n\nuse serde::{{Deserialize, Serialize}};\nuse serde_json::{{Map, Value}};\n\nuse boxrig_wire::{{Secret, Timestamp, nullable}};
 
 use crate::values::is_empty;\n\n{body}"
     ))
+}
+
+/// Whether a member of a structure or of an operation's parameters must not be shown.
+fn is_secret(overlay: &Value, of: &str, member: &str) -> bool {
+    let listed = overlay["secrets"][of].as_array();
+    listed.is_some_and(|members| members.iter().any(|m| m == member))
 }
 
 /// The Rust type of a type of the structure table.
@@ -248,10 +257,15 @@ impl<'a> Route<'a> {
         };
         let mut out = String::new();
         let mut members = String::new();
+        // A GET has no body: what is called a form there travels in the query, where racks read it too.
+        let (query, form) = match (self.verb, self.query) {
+            ("GET", "") => (self.form, ""),
+            _ => (self.query, self.form),
+        };
         for (kind, list) in [
-            ("Query", self.query),
+            ("Query", query),
             ("Headers", self.headers),
-            ("Form", self.form),
+            ("Form", form),
         ] {
             let fields = fields(list)?;
             if fields.is_empty() {
@@ -263,6 +277,10 @@ impl<'a> Route<'a> {
                 self.op
             ));
             for (wire, ty, doc) in &fields {
+                let ty = match is_secret(overlay, self.op, wire) {
+                    true => ty.replace("String", "Secret"),
+                    false => ty.clone(),
+                };
                 out.push_str(&docs(doc, "        "));
                 out.push_str(&format!(
                     "        pub {}: {ty} = \"{wire}\",\n",
@@ -278,7 +296,7 @@ impl<'a> Route<'a> {
                 "String,".repeat(captures)
             ));
         }
-        if !fields(self.query)?.is_empty() {
+        if !fields(query)?.is_empty() {
             members.push_str(&format!("        query: {name}Query,\n"));
         }
         if !fields(self.headers)?.is_empty() {
@@ -288,7 +306,7 @@ impl<'a> Route<'a> {
             _ if correction("body").is_some() => correction("body"),
             _ if self.verb == "SOCKET" => None,
             "" | "empty or token reply"
-                if !fields(self.form)?.is_empty() && self.verb != "DELETE" =>
+                if !fields(form)?.is_empty() && self.verb != "DELETE" =>
             {
                 Some(format!("Form<{name}Form>"))
             }

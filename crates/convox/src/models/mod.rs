@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use boxrig_wire::{Timestamp, nullable};
+use boxrig_wire::{Secret, Timestamp, nullable};
 
 use crate::values::is_empty;
 
@@ -424,7 +424,7 @@ pub struct AppConfig {
     pub name: String,
     /// value
     #[serde(deserialize_with = "nullable")]
-    pub value: String,
+    pub value: Secret,
     /// Members that this version does not know.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -986,7 +986,7 @@ pub struct KeyPair {
     pub name: Option<String>,
     /// private key
     #[serde(rename = "private-key")]
-    pub private_key: Option<String>,
+    pub private_key: Option<Secret>,
     /// Members that this version does not know.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -1271,7 +1271,7 @@ pub struct RackResponse {
 pub struct Registry {
     /// password
     #[serde(deserialize_with = "nullable")]
-    pub password: String,
+    pub password: Secret,
     /// server
     #[serde(deserialize_with = "nullable")]
     pub server: String,
@@ -1302,7 +1302,7 @@ pub struct Release {
     pub description: String,
     /// env
     #[serde(deserialize_with = "nullable")]
-    pub env: String,
+    pub env: Secret,
     /// id
     #[serde(deserialize_with = "nullable")]
     pub id: String,
@@ -1336,7 +1336,7 @@ pub struct Resource {
     pub r#type: String,
     /// url
     #[serde(deserialize_with = "nullable")]
-    pub url: String,
+    pub url: Secret,
     /// Members that this version does not know.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -1739,7 +1739,7 @@ pub struct System {
 pub struct SystemJwt {
     /// token
     #[serde(deserialize_with = "nullable")]
-    pub token: String,
+    pub token: Secret,
     /// Members that this version does not know.
     #[serde(flatten)]
     pub extra: Map<String, Value>,

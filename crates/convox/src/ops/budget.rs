@@ -9,7 +9,6 @@ use crate::reply::{Done, Reply};
 use boxrig_wire::Form;
 use boxrig_wire::endpoint;
 use boxrig_wire::params;
-use serde_json::Value;
 
 endpoint! {
     /// App budget get.
@@ -17,7 +16,7 @@ endpoint! {
     /// Notes: 3.24.x budgets.
     pub AppBudgetGet = "AppBudgetGet": Convox, GET "/apps/{app}/budget" {
         path: (String,),
-        reply: Reply<Value>,
+        reply: Reply<crate::types::AppBudgetReport>,
     }
 }
 
@@ -62,6 +61,7 @@ endpoint! {
     /// Notes: 403 without admin role.
     pub AppBudgetClear = "AppBudgetClear": Convox, DELETE "/apps/{app}/budget" {
         path: (String,),
+        body: Form<AppBudgetClearForm>,
         reply: Done,
     }
 }

@@ -9,7 +9,7 @@ use crate::reply::{Done, Reply};
 use crate::values::Csv;
 use boxrig_wire::endpoint;
 use boxrig_wire::params;
-use boxrig_wire::{ByteBody, ByteReply, Form, Socket};
+use boxrig_wire::{ByteBody, ByteReply, Form, Secret, Socket};
 
 params! {
     /// The form of `BuildCreate`.
@@ -83,7 +83,7 @@ params! {
         /// src creds user.
         pub src_creds_user: Option<String> = "src-creds-user",
         /// src creds pass.
-        pub src_creds_pass: Option<String> = "src-creds-pass",
+        pub src_creds_pass: Option<Secret> = "src-creds-pass",
     }
 }
 

@@ -7,9 +7,9 @@ use crate::Convox;
 use crate::models;
 use crate::reply::{Done, Reply};
 use crate::values::Csv;
-use boxrig_wire::Form;
 use boxrig_wire::endpoint;
 use boxrig_wire::params;
+use boxrig_wire::{Form, Secret};
 
 params! {
     /// The form of `CertificateApply`.
@@ -36,7 +36,7 @@ params! {
         /// pub; required.
         pub r#pub: String = "pub",
         /// key; required.
-        pub key: String = "key",
+        pub key: Secret = "key",
         /// chain.
         pub chain: Option<String> = "chain",
     }
@@ -91,8 +91,8 @@ endpoint! {
 }
 
 params! {
-    /// The form of `CertificateList`.
-    pub struct CertificateListForm {
+    /// The query of `CertificateList`.
+    pub struct CertificateListQuery {
         /// generated.
         pub generated: Option<bool> = "generated",
     }
@@ -103,7 +103,7 @@ endpoint! {
     ///
     /// Notes: generated is read from query or form.
     pub CertificateList = "CertificateList": Convox, GET "/certificates" {
-        body: Form<CertificateListForm>,
+        query: CertificateListQuery,
         reply: Reply<Vec<models::Certificate>>,
     }
 }

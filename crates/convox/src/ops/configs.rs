@@ -6,9 +6,9 @@
 use crate::Convox;
 use crate::models;
 use crate::reply::{Done, Reply};
-use boxrig_wire::Form;
 use boxrig_wire::endpoint;
 use boxrig_wire::params;
+use boxrig_wire::{Form, Secret};
 
 endpoint! {
     /// App config list.
@@ -34,7 +34,7 @@ params! {
     /// The form of `AppConfigSet`.
     pub struct AppConfigSetForm {
         /// value; required.
-        pub value: String = "value",
+        pub value: Secret = "value",
     }
 }
 

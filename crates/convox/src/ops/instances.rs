@@ -6,9 +6,9 @@
 use crate::Convox;
 use crate::models;
 use crate::reply::{Done, Reply};
-use boxrig_wire::Socket;
 use boxrig_wire::endpoint;
 use boxrig_wire::params;
+use boxrig_wire::{Secret, Socket};
 
 endpoint! {
     /// Instance keyroll.
@@ -32,7 +32,7 @@ params! {
         /// Command.
         pub command: Option<String> = "Command",
         /// Private Key.
-        pub private_key: Option<String> = "Private-Key",
+        pub private_key: Option<Secret> = "Private-Key",
         /// Height.
         pub height: Option<i64> = "Height",
         /// Width.

@@ -6,9 +6,9 @@
 use crate::Convox;
 use crate::models;
 use crate::reply::{Done, Reply};
-use boxrig_wire::Form;
 use boxrig_wire::endpoint;
 use boxrig_wire::params;
+use boxrig_wire::{Form, Secret};
 
 params! {
     /// The form of `RegistryAdd`.
@@ -18,7 +18,7 @@ params! {
         /// username; required.
         pub username: String = "username",
         /// password; required.
-        pub password: String = "password",
+        pub password: Secret = "password",
     }
 }
 

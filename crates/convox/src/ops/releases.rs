@@ -6,9 +6,9 @@
 use crate::Convox;
 use crate::models;
 use crate::reply::{Done, Reply};
-use boxrig_wire::Form;
 use boxrig_wire::endpoint;
 use boxrig_wire::params;
+use boxrig_wire::{Form, Secret};
 
 params! {
     /// The form of `ReleaseCreate`.
@@ -18,7 +18,7 @@ params! {
         /// description.
         pub description: Option<String> = "description",
         /// env.
-        pub env: Option<String> = "env",
+        pub env: Option<Secret> = "env",
         /// parent release.
         pub parent_release: Option<String> = "parent-release",
     }

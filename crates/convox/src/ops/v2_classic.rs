@@ -6,11 +6,10 @@
 use crate::Convox;
 use crate::models;
 use crate::reply::{Done, Reply, Text};
-use crate::values::{Csv, FieldMap};
+use crate::values::{Csv, FieldMap, Pairs};
 use boxrig_wire::endpoint;
 use boxrig_wire::params;
-use boxrig_wire::{ByteBody, Form, Socket};
-use serde_json::Value;
+use boxrig_wire::{ByteBody, Form, Secret, Socket};
 use std::collections::BTreeMap;
 
 endpoint! {
@@ -29,6 +28,7 @@ endpoint! {
     /// Notes: v2 generation 1.
     pub AppParametersSet = "v2.AppParametersSet": Convox, POST "/apps/{app}/parameters" {
         path: (String,),
+        body: Form<Pairs>,
         reply: Done,
     }
 }
@@ -104,7 +104,7 @@ params! {
         /// public.
         pub public: Option<String> = "public",
         /// private.
-        pub private: Option<String> = "private",
+        pub private: Option<Secret> = "private",
         /// chain.
         pub chain: Option<String> = "chain",
     }
@@ -188,7 +188,7 @@ endpoint! {
     /// Notes: v2.
     pub SslList = "v2.SslList": Convox, GET "/apps/{app}/ssl" {
         path: (String,),
-        reply: Reply<Value>,
+        reply: Reply<Vec<crate::types::SslEntry>>,
     }
 }
 
@@ -200,7 +200,7 @@ params! {
         /// Command.
         pub command: Option<String> = "Command",
         /// Private Key.
-        pub private_key: Option<String> = "Private-Key",
+        pub private_key: Option<Secret> = "Private-Key",
         /// Height.
         pub height: Option<i64> = "Height",
         /// Width.
@@ -332,7 +332,7 @@ endpoint! {
         path: (String,String,),
         headers: ProcessRunDetachedHeaders,
         body: Form<ProcessRunDetachedForm>,
-        reply: Reply<Value>,
+        reply: Reply<crate::types::Started>,
     }
 }
 
@@ -369,7 +369,7 @@ endpoint! {
     ///
     /// Notes: v2.
     pub ResourceCreateClassic = "v2.ResourceCreateClassic": Convox, POST "/resources" {
-        body: Form<ResourceCreateClassicForm>,
+        body: Form<Pairs>,
         reply: Reply<models::Resource>,
     }
 }
@@ -380,6 +380,7 @@ endpoint! {
     /// Notes: v2.
     pub ResourceUpdateClassic = "v2.ResourceUpdateClassic": Convox, PUT "/resources/{name}" {
         path: (String,),
+        body: Form<Pairs>,
         reply: Reply<models::Resource>,
     }
 }

@@ -1,160 +1,10 @@
-//! Running a command in a process: options in headers, output and exit code on one socket.
+//! The end of an exec's output: the line with the exit code, and the rack's own errors.
 
-use boxrig_wire::ws::{Frame, Reader, WebSocket, Writer};
-use boxrig_wire::{CallOptions, Error, Kind, Request, Result, Timeout};
+use boxrig_wire::{Error, Kind, Result};
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, stream};
-
-use crate::Client;
-use crate::ops::processes::{ProcessExec, ProcessExecHeaders};
 
 /// The line that carries the exit code at the end of an exec: this, the code, a newline.
 pub const EXIT_MARK: &str = "F1E49A85-0AD7-4AEF-A618-C249C6E6568D:";
-
-/// What an exec's socket says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ExecEvent {
-    /// Output.
-    Output(Bytes),
-    /// The command ended with this code.
-    Exit(i32),
-}
-
-/// A running command.
-#[derive(Debug)]
-pub struct ExecSession(WebSocket);
-
-/// The writing side of a running command.
-#[derive(Clone)]
-pub struct ExecInput(Writer);
-
-/// What an exec gives: its input side and its output.
-pub type ExecOutput = (
-    ExecInput,
-    std::pin::Pin<Box<dyn Stream<Item = Result<ExecEvent>> + Send>>,
-);
-
-impl std::fmt::Debug for ExecInput {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ExecInput")
-    }
-}
-
-impl Client {
-    /// Runs a command in a process. Never sent twice.
-    ///
-    /// # Errors
-    ///
-    /// Those before the upgrade; the rack's own come as the first thing on the socket and are given by the
-    /// output stream.
-    pub async fn exec(
-        &self,
-        app: &str,
-        pid: &str,
-        options: ProcessExecHeaders,
-    ) -> Result<ExecSession> {
-        let request = Request::<ProcessExec> {
-            path: (app.to_owned(), pid.to_owned()),
-            query: Default::default(),
-            headers: options,
-            body: Default::default(),
-        };
-        let options = CallOptions::new().timeout(Timeout::Default);
-        Ok(ExecSession(
-            self.caller.call(request, &options).await?.connected()?,
-        ))
-    }
-}
-
-impl ExecSession {
-    /// The input side, and the output as a stream that ends in [`ExecEvent::Exit`] or an error: a
-    /// stream without an exit trailer has no known status and is never taken for success.
-    pub fn split(self) -> ExecOutput {
-        let (reader, writer) = self.0.split();
-        (ExecInput(writer), Box::pin(output(reader)))
-    }
-}
-
-impl ExecInput {
-    /// Sends input; it travels as a text frame of any bytes.
-    ///
-    /// # Errors
-    ///
-    /// [`Kind::Transport`] when the connection is broken.
-    pub async fn write(&self, bytes: impl Into<Bytes>) -> Result<()> {
-        self.0.send(Frame::text(bytes)).await.map_err(broken)
-    }
-    /// Ends the input: an empty binary frame.
-    ///
-    /// # Errors
-    ///
-    /// [`Kind::Transport`] when the connection is broken.
-    pub async fn end(&self) -> Result<()> {
-        self.0
-            .send(Frame::binary(Bytes::new()))
-            .await
-            .map_err(broken)
-    }
-}
-
-fn broken(e: std::io::Error) -> Error {
-    Error::new(Kind::Transport, "the socket broke")
-        .with_operation("ProcessExec")
-        .with_source(e)
-}
-
-struct State {
-    reader: Reader,
-    trailer: Trailer,
-    ready: std::collections::VecDeque<Result<ExecEvent>>,
-    done: bool,
-}
-
-fn output(reader: Reader) -> impl Stream<Item = Result<ExecEvent>> + Send {
-    let state = State {
-        reader,
-        trailer: Trailer::default(),
-        ready: Default::default(),
-        done: false,
-    };
-    stream::unfold(state, |mut s| async move {
-        loop {
-            if let Some(item) = s.ready.pop_front() {
-                return Some((item, s));
-            }
-            if s.done {
-                return None;
-            }
-            match s.reader.next().await {
-                Ok(Some(Frame::Data {
-                    text: false,
-                    payload,
-                    ..
-                })) if payload.is_empty() => s.done = true,
-                Ok(Some(Frame::Data { payload, .. })) => {
-                    let output = s.trailer.push(&payload);
-                    if !output.is_empty() {
-                        s.ready.push_back(Ok(ExecEvent::Output(output)));
-                    }
-                }
-                Ok(Some(Frame::Ping(_) | Frame::Pong(_))) => {}
-                Ok(None | Some(Frame::Close { .. })) => s.done = true,
-                Err(e) => {
-                    s.done = true;
-                    s.ready.push_back(Err(broken(e)));
-                    continue;
-                }
-            }
-            if s.done {
-                let (rest, end) = std::mem::take(&mut s.trailer).finish();
-                if !rest.is_empty() {
-                    s.ready.push_back(Ok(ExecEvent::Output(rest)));
-                }
-                s.ready.push_back(end.map(ExecEvent::Exit));
-            }
-        }
-    })
-}
 
 /// Finds the exit trailer and the error line in the bytes of an exec, wherever frames are cut.
 ///
@@ -209,7 +59,7 @@ impl Trailer {
         }
         let rest = self.held.freeze();
         if let Some(text) = error {
-            return (rest, Err(rack_error(&text)));
+            return (rest, Err(rack_error(&text, "ProcessExec")));
         }
         let end = code.ok_or_else(|| {
             Error::new(
@@ -229,13 +79,13 @@ fn is_error_start(bytes: &[u8]) -> bool {
         || bytes.starts_with(START)
 }
 
-fn error_line(bytes: &[u8]) -> Option<String> {
+pub(crate) fn error_line(bytes: &[u8]) -> Option<String> {
     let text = bytes.strip_prefix(b"ERROR: ")?;
     Some(String::from_utf8_lossy(text).trim_end().to_owned())
 }
 
 /// The rack's errors on a socket carry no status: these are the texts that were observed.
-fn rack_error(text: &str) -> Error {
+pub(crate) fn rack_error(text: &str, operation: &'static str) -> Error {
     let kind = match text {
         t if t.contains("not found") || t.contains("no such") => Kind::NotFound,
         t if t.contains("invalid authentication") => Kind::Unauthenticated,
@@ -243,7 +93,7 @@ fn rack_error(text: &str) -> Error {
         _ => Kind::Failed,
     };
     Error::new(kind, "")
-        .with_operation("ProcessExec")
+        .with_operation(operation)
         .with_server_message(text)
 }
 
