@@ -25,7 +25,7 @@ pub(super) fn view(release: &Release) -> models::Release {
     m.id = release.id.clone();
     m.app = release.app.clone();
     m.build = release.build.clone();
-    m.env = release.env.clone();
+    m.env = release.env.as_str().into();
     m.manifest = release.manifest.clone();
     m.description = release.description.clone();
     m.created = stamp(release.created_ms);
@@ -142,7 +142,7 @@ pub(super) async fn create(
     let form = rq.body.0;
     let change = Change {
         build: form.build,
-        env: form.env,
+        env: form.env.map(|env| env.expose().to_owned()),
         description: form.description,
         parent: form.parent_release,
     };

@@ -13,7 +13,7 @@ fn registry(r: &Registry) -> models::Registry {
     let mut m = models::Registry::default();
     m.server = r.server.clone();
     m.username = r.username.clone();
-    m.password = r.password.clone();
+    m.password = r.password.as_str().into();
     m
 }
 
@@ -39,7 +39,7 @@ pub(super) async fn add_registry(
     let r = Registry {
         server: form.server,
         username: form.username,
-        password: form.password,
+        password: form.password.expose().to_owned(),
     };
     let kept = r.clone();
     cx.core
@@ -82,7 +82,7 @@ fn config(name: &str, base64: &str) -> models::AppConfig {
     let bytes = STANDARD.decode(base64).unwrap_or_default();
     let mut m = models::AppConfig::default();
     m.name = name.to_owned();
-    m.value = String::from_utf8_lossy(&bytes).into_owned();
+    m.value = String::from_utf8_lossy(&bytes).into_owned().into();
     m
 }
 
@@ -114,7 +114,7 @@ pub(super) async fn set_config(
 ) -> Result<Done, ApiError> {
     let (app, name) = rq.path;
     cx.app(&app)?;
-    let value = rq.body.0.value;
+    let value = rq.body.0.value.expose().to_owned();
     STANDARD
         .decode(&value)
         .map_err(|e| ApiError::invalid(format!("failed to parse base 64 value: {e}")))?;

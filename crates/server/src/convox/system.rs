@@ -143,7 +143,7 @@ pub(super) async fn token(
         .mint(&role, now, hours)
         .ok_or_else(|| ApiError::invalid("invalid role: must be read, write, or admin"))?;
     let mut m = models::SystemJwt::default();
-    m.token = token;
+    m.token = token.into();
     Ok(Reply(m))
 }
 
