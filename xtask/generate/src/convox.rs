@@ -75,7 +75,14 @@ pub(crate) fn generate(
         for (path, words) in [
             (
                 "boxrig_wire",
-                &["ByteBody", "ByteReply", "Form<", "Json<", "Secret", "Socket,"][..],
+                &[
+                    "ByteBody",
+                    "ByteReply",
+                    "Form<",
+                    "Json<",
+                    "Secret",
+                    "Socket,",
+                ][..],
             ),
             ("crate::values", &["Csv", "FieldMap", "Pairs"][..]),
             ("crate::reply", &["Done", "Reply<", "Text,"][..]),
@@ -262,11 +269,7 @@ impl<'a> Route<'a> {
             ("GET", "") => (self.form, ""),
             _ => (self.query, self.form),
         };
-        for (kind, list) in [
-            ("Query", query),
-            ("Headers", self.headers),
-            ("Form", form),
-        ] {
+        for (kind, list) in [("Query", query), ("Headers", self.headers), ("Form", form)] {
             let fields = fields(list)?;
             if fields.is_empty() {
                 continue;
@@ -305,9 +308,7 @@ impl<'a> Route<'a> {
         let body = match self.body {
             _ if correction("body").is_some() => correction("body"),
             _ if self.verb == "SOCKET" => None,
-            "" | "empty or token reply"
-                if !fields(form)?.is_empty() && self.verb != "DELETE" =>
-            {
+            "" | "empty or token reply" if !fields(form)?.is_empty() && self.verb != "DELETE" => {
                 Some(format!("Form<{name}Form>"))
             }
             "" => None,
