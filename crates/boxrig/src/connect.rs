@@ -1,13 +1,14 @@
 //! From a URL and credentials to a backend.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use boxrig_compute::backend::fastvm::Fastvm;
+use boxrig_compute::backend::incus::Incus;
 use boxrig_compute::backend::local::Local;
 use boxrig_compute::{Compute, Platform};
-use boxrig_transport::Http;
-use boxrig_wire::{Authorize, BaseUrl, BoxFuture, Caller, Error, Kind, Result, Secret};
+use boxrig_transport::{Http, Proxy};
+use boxrig_wire::{Authorize, BaseUrl, BoxFuture, Caller, Error, Kind, Result, Secret, Untrusted};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::Target;
@@ -42,6 +43,10 @@ pub struct Connect {
     secret: Option<Secret>,
     user: Option<String>,
     ca_file: Option<PathBuf>,
+    pin: Option<String>,
+    certificate: Option<(PathBuf, PathBuf)>,
+    project: Option<String>,
+    image: Option<String>,
     info: Option<boxrig_server::control::Info>,
 }
 
@@ -64,6 +69,10 @@ impl Connect {
             secret: None,
             user: None,
             ca_file: None,
+            pin: None,
+            certificate: None,
+            project: None,
+            image: None,
             info: None,
         }
     }
@@ -100,6 +109,31 @@ impl Connect {
         self
     }
 
+    /// Accepting the one server certificate with this SHA-256 (hex), whoever signed it.
+    pub fn pin(mut self, sha256: impl Into<String>) -> Self {
+        self.pin = Some(sha256.into());
+        self
+    }
+
+    /// Showing the client certificate in the first file with the key in the second (PEM), where the platform knows
+    /// clients by certificate.
+    pub fn certificate(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.certificate = Some((cert.into(), key.into()));
+        self
+    }
+
+    /// In this project, where the platform has projects.
+    pub fn project(mut self, project: impl Into<String>) -> Self {
+        self.project = Some(project.into());
+        self
+    }
+
+    /// Starting instances from this image when a launch names none, where the platform has no such image of its own.
+    pub fn image(mut self, image: impl Into<String>) -> Self {
+        self.image = Some(image.into());
+        self
+    }
+
     /// With what a local server has said of itself already, which is then not asked for again.
     pub fn info(mut self, info: boxrig_server::control::Info) -> Self {
         self.info = Some(info);
@@ -132,11 +166,12 @@ impl Connect {
                 })
             }
             Platform::Fastvm => self.fastvm(name),
+            Platform::Incus => self.incus(name),
             other => Err(Error::new(
                 Kind::Unsupported,
                 format!("the compute verbs do not reach {other} yet"),
             )
-            .with_hint("they do reach local and fastvm")),
+            .with_hint("they do reach local, fastvm and incus")),
         }
     }
 
@@ -161,6 +196,48 @@ impl Connect {
             caller,
         })
     }
+}
+
+impl Connect {
+    fn incus(self, name: String) -> Result<Connection> {
+        let mut http = Http::builder();
+        let base = match self.target.unix_socket() {
+            Some(socket) => {
+                http = http.unix_socket(socket).proxy(Proxy::None);
+                // The host of the URL is not looked at: everything goes to the socket.
+                BaseUrl::parse("http://incus")?
+            }
+            None => BaseUrl::parse(&self.target.base())?,
+        };
+        if let Some(pin) = &self.pin {
+            http = http.pin_sha256(pin)?;
+        } else if let Some(file) = &self.ca_file {
+            http = http.ca_file(file)?.and_system_roots();
+        }
+        if let Some((cert, key)) = &self.certificate {
+            http = http.client_certificate(&read(cert)?, &read(key)?)?;
+        }
+        let client = boxrig_incus::Client::new(Caller::new(Arc::new(http.build()?), base));
+        let caller = client.caller().clone();
+        let mut incus = Incus::new(name, client);
+        if let Some(project) = self.project {
+            incus = incus.project(project);
+        }
+        if let Some(image) = self.image {
+            incus = incus.image(image);
+        }
+        Ok(Connection {
+            compute: Arc::new(incus),
+            caller,
+        })
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    std::fs::read(file).map_err(|e| {
+        let shown = Untrusted::new(file.display().to_string());
+        Error::new(Kind::Unauthenticated, format!("{shown}: {e}"))
+    })
 }
 
 /// FastVM's credentials: the header `X-API-Key`.

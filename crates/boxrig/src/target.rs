@@ -2,6 +2,7 @@
 //! `convox://host/org/rack` and `local`.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use boxrig_compute::Platform;
@@ -43,10 +44,20 @@ impl Target {
         &self.platform
     }
 
-    /// `http(s)://host[:port]`.
+    /// `http(s)://host[:port]`, with the platform's own port where it is not the scheme's.
     pub fn base(&self) -> String {
         let scheme = if self.plain { "http" } else { "https" };
-        format!("{scheme}://{}", self.address)
+        let host = self.address.rsplit(']').next().unwrap_or("");
+        let port = match self.platform {
+            Platform::Incus if !host.contains(':') => ":8443",
+            _ => "",
+        };
+        format!("{scheme}://{}{port}", self.address)
+    }
+
+    /// The unix socket, where it is one.
+    pub fn unix_socket(&self) -> Option<&Path> {
+        (self.unix && self.platform != Platform::Local).then(|| Path::new(&self.address))
     }
 
     /// What follows the host: a rack of Convox.
@@ -179,6 +190,23 @@ mod tests {
             let target: Target = text.parse().unwrap();
             assert_eq!(target.to_string(), text);
         }
+    }
+
+    #[test]
+    fn incus_has_a_port_of_its_own_and_sockets() {
+        for (text, base) in [
+            ("incus://host", "https://host:8443"),
+            ("incus://host:9", "https://host:9"),
+            ("incus://[::1]", "https://[::1]:8443"),
+            ("incus://[::1]:9", "https://[::1]:9"),
+        ] {
+            let target: Target = text.parse().unwrap();
+            assert_eq!(target.base(), base);
+            assert_eq!(target.unix_socket(), None);
+        }
+        let target: Target = "incus+unix:///run/s".parse().unwrap();
+        assert_eq!(target.unix_socket(), Some(Path::new("/run/s")));
+        assert_eq!(Target::local().unix_socket(), None);
     }
 
     #[test]

@@ -30,6 +30,11 @@ pub trait Compute: Send + Sync + Debug + 'static {
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
 
+    /// Whether the platform knows instances by their names, so that none need be looked up in the list.
+    fn names_are_ids(&self) -> bool {
+        false
+    }
+
     /// The complete native client, to be downcast.
     fn native(&self) -> &dyn Any;
 
@@ -156,6 +161,15 @@ pub trait ComputeExt: Compute {
             let not_found = || Error::new(Kind::NotFound, "no such instance");
             if name.is_empty() {
                 return Err(Error::new(Kind::Invalid, "the name is empty"));
+            }
+            if self.names_are_ids() {
+                return self.get(name).await.map_err(|e| match e.kind() {
+                    Kind::NotFound => not_found()
+                        .with_source(e)
+                        .context(format!("{}:{}", self.context(), Untrusted::new(name)))
+                        .with_hint(format!("`boxrig ls --on {}` lists them", self.context())),
+                    _ => e,
+                });
             }
             let mut found: Vec<Instance> = Vec::new();
             let mut list = self.list(ListOptions::new());

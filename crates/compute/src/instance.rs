@@ -150,6 +150,8 @@ pub struct ListOptions {
     pub state: Option<State>,
     /// Only with all of these labels.
     pub labels: BTreeMap<String, String>,
+    /// With their addresses, which some platforms have to ask every instance for. Without it they may be missing.
+    pub addresses: bool,
 }
 
 impl ListOptions {
@@ -167,6 +169,12 @@ impl ListOptions {
     /// Only those in this state.
     pub fn state(mut self, state: State) -> Self {
         self.state = Some(state);
+        self
+    }
+
+    /// With their addresses.
+    pub fn addresses(mut self, wanted: bool) -> Self {
+        self.addresses = wanted;
         self
     }
 

@@ -272,6 +272,10 @@ impl Caller {
     pub fn timeout(&self) -> Option<Duration> {
         self.timeout
     }
+    /// The most bytes of a reply that is read whole.
+    pub fn reply_limit(&self) -> usize {
+        self.reply_limit
+    }
     /// The retry policy in force.
     pub fn retry(&self) -> &RetryPolicy {
         &self.retry
@@ -302,8 +306,13 @@ impl Caller {
             })
     }
 
-    /// Sends a request whose target is a path, and gives status, headers and body unchecked.
-    async fn send(
+    /// Sends the request of an operation whose types are forgotten, and gives status, headers and body unchecked.
+    /// The request is made by [`Request::encode`] with the prefix of [`base`](Self::base): its target is a path.
+    ///
+    /// # Errors
+    ///
+    /// Only those of the way to the server; an error status is not one.
+    pub async fn send(
         &self,
         request: http::Request<WireBody>,
         meta: &'static Meta,

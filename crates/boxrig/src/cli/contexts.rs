@@ -42,11 +42,72 @@ pub(crate) struct Entry {
     /// A file with the certificates to trust.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ca_file: Option<PathBuf>,
+    /// The SHA-256 of the one certificate that the server may have, in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pin: Option<String>,
+    /// A file with the client certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cert_file: Option<PathBuf>,
+    /// A file with the client certificate's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// The project, where the platform has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) project: Option<String>,
+    /// What instances start from when nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) image: Option<String>,
     /// Commands that change something are refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) read_only: bool,
     #[serde(flatten)]
     pub(crate) extra: toml::Table,
+}
+
+impl Entry {
+    /// A context of which only the place is known.
+    pub(crate) fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            user: None,
+            secret_from: None,
+            ca_file: None,
+            pin: None,
+            cert_file: None,
+            key_file: None,
+            project: None,
+            image: None,
+            read_only: false,
+            extra: toml::Table::new(),
+        }
+    }
+
+    /// Reads it as commands use it.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Invalid`] for a URL or a reference that is none, naming the context.
+    pub(crate) fn context(&self, name: &str) -> Result<Context> {
+        let in_context = |e: Error| e.context(format!("context {}", Untrusted::new(name)));
+        Ok(Context {
+            name: name.to_owned(),
+            target: self.url.parse().map_err(in_context)?,
+            user: self.user.clone(),
+            secret: self
+                .secret_from
+                .as_deref()
+                .map(SecretRef::parse)
+                .transpose()
+                .map_err(in_context)?,
+            ca_file: self.ca_file.clone(),
+            pin: self.pin.clone(),
+            cert_file: self.cert_file.clone(),
+            key_file: self.key_file.clone(),
+            project: self.project.clone(),
+            image: self.image.clone(),
+            read_only: self.read_only,
+        })
+    }
 }
 
 /// A context as commands use it.
@@ -57,7 +118,31 @@ pub(crate) struct Context {
     pub(crate) user: Option<String>,
     pub(crate) secret: Option<SecretRef>,
     pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) pin: Option<String>,
+    pub(crate) cert_file: Option<PathBuf>,
+    pub(crate) key_file: Option<PathBuf>,
+    pub(crate) project: Option<String>,
+    pub(crate) image: Option<String>,
     pub(crate) read_only: bool,
+}
+
+impl Context {
+    /// A context of which only the place is known.
+    pub(crate) fn new(name: impl Into<String>, target: Target) -> Self {
+        Self {
+            name: name.into(),
+            target,
+            user: None,
+            secret: None,
+            ca_file: None,
+            pin: None,
+            cert_file: None,
+            key_file: None,
+            project: None,
+            image: None,
+            read_only: false,
+        }
+    }
 }
 
 /// Checks a context's name: what a shell needs no quotes for, and `context:name` can be told apart.
@@ -127,14 +212,7 @@ impl Config {
     /// The context of that name: one of the file, `local`, or `env:PLATFORM` from the vendor's own variables.
     pub(crate) fn context(&self, name: &str) -> Result<Context> {
         if name == LOCAL {
-            return Ok(Context {
-                name: LOCAL.to_owned(),
-                target: Target::local(),
-                user: None,
-                secret: None,
-                ca_file: None,
-                read_only: false,
-            });
+            return Ok(Context::new(LOCAL, Target::local()));
         }
         if let Some(platform) = name.strip_prefix("env:") {
             return from_variables(platform);
@@ -146,20 +224,7 @@ impl Config {
             )
             .with_hint("`boxrig ctx ls` lists them, `boxrig ctx add` makes one")
         })?;
-        let in_context = |e: Error| e.context(format!("context {}", Untrusted::new(name)));
-        Ok(Context {
-            name: name.to_owned(),
-            target: entry.url.parse().map_err(in_context)?,
-            user: entry.user.clone(),
-            secret: entry
-                .secret_from
-                .as_deref()
-                .map(SecretRef::parse)
-                .transpose()
-                .map_err(in_context)?,
-            ca_file: entry.ca_file.clone(),
-            read_only: entry.read_only,
-        })
+        entry.context(name)
     }
 
     /// The context that is used when none is named.
@@ -213,15 +278,12 @@ fn from_variables(platform: &str) -> Result<Context> {
                     ));
                 }
             };
+            let target = url
+                .parse()
+                .map_err(|e: Error| e.context("FASTVM_BASE_URL"))?;
             Ok(Context {
-                name: "env:fastvm".to_owned(),
-                target: url
-                    .parse()
-                    .map_err(|e: Error| e.context("FASTVM_BASE_URL"))?,
-                user: None,
                 secret: Some(SecretRef::Env("FASTVM_API_KEY".to_owned())),
-                ca_file: None,
-                read_only: false,
+                ..Context::new("env:fastvm", target)
             })
         }
         "vergeos" | "incus" | "convox" => Err(Error::new(
@@ -313,17 +375,6 @@ mod tests {
         }
     }
 
-    fn entry(url: &str) -> Entry {
-        Entry {
-            url: url.to_owned(),
-            user: None,
-            secret_from: None,
-            ca_file: None,
-            read_only: false,
-            extra: toml::Table::new(),
-        }
-    }
-
     #[test]
     fn a_thousand_concurrent_writes_lose_nothing() {
         let dir = tempfile::tempdir().unwrap();
@@ -335,7 +386,7 @@ mod tests {
                     for n in 0..125 {
                         let name = format!("c{writer}-{n}");
                         Config::update(paths, |c| {
-                            c.contexts.insert(name, entry("fastvm://host"));
+                            c.contexts.insert(name, Entry::new("fastvm://host"));
                             Ok(())
                         })
                         .unwrap();
@@ -373,7 +424,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let paths = paths(dir.path());
         private_dir(&paths.config).unwrap();
-        let text = "later = 1\n[contexts.a]\nurl = \"fastvm://h\"\npin = \"x\"\n";
+        let text = "later = 1\n[contexts.a]\nurl = \"fastvm://h\"\nhue = \"x\"\n";
         write_whole(&paths.config_file(), text.as_bytes()).unwrap();
         Config::update(&paths, |c| {
             c.current = Some("a".to_owned());
@@ -382,7 +433,7 @@ mod tests {
         .unwrap();
         let text = fs::read_to_string(paths.config_file()).unwrap();
         assert!(
-            text.contains("later = 1") && text.contains("pin = \"x\""),
+            text.contains("later = 1") && text.contains("hue = \"x\""),
             "{text}"
         );
     }
@@ -392,7 +443,7 @@ mod tests {
         let mut config = Config::default();
         config
             .contexts
-            .insert("prod".to_owned(), entry("fastvm://h"));
+            .insert("prod".to_owned(), Entry::new("fastvm://h"));
         for (text, wanted) in [
             ("web", (None, "web")),
             ("local:web", (Some("local"), "web")),

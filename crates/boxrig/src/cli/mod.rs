@@ -3,6 +3,7 @@
 mod background;
 mod contexts;
 mod exit;
+mod import;
 mod native;
 mod output;
 mod paths;

@@ -115,6 +115,11 @@ enum Test {
 }
 
 impl Filter {
+    /// The field that is looked at.
+    pub(crate) fn field(&self) -> &str {
+        &self.field
+    }
+
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let at = text
             .find(['=', '~', '!'])

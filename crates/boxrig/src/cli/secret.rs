@@ -111,7 +111,11 @@ fn run(line: &str) -> Result<String> {
 }
 
 /// Refuses a file that others can read.
-fn private(path: &Path) -> Result<()> {
+///
+/// # Errors
+///
+/// [`Kind::Denied`] for such a one, [`Kind::Unauthenticated`] for one that is not there.
+pub(crate) fn private(path: &Path) -> Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

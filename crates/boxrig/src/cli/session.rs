@@ -166,6 +166,19 @@ impl Session {
         if let Some(file) = &context.ca_file {
             connect = connect.ca_file(file.clone());
         }
+        if let Some(pin) = &context.pin {
+            connect = connect.pin(pin.as_str());
+        }
+        if let (Some(cert), Some(key)) = (&context.cert_file, &context.key_file) {
+            super::secret::private(key)?;
+            connect = connect.certificate(cert, key);
+        }
+        if let Some(project) = &context.project {
+            connect = connect.project(project.as_str());
+        }
+        if let Some(image) = &context.image {
+            connect = connect.image(image.as_str());
+        }
         connect.open().await
     }
 
@@ -205,6 +218,11 @@ impl Session {
     /// Whether [`may_change`](Self::may_change) would refuse nothing, without saying anything.
     pub(crate) fn may_change_quietly(&self, context: &Context) -> bool {
         !self.read_only && !context.read_only
+    }
+
+    /// Whether nothing is to be changed.
+    pub(crate) fn dry_run(&self) -> bool {
+        self.dry_run || self.read_only
     }
 
     /// Asks before something is lost, where there is somebody to ask.

@@ -544,6 +544,27 @@ fn other_commands() -> Vec<Command> {
                                 .help("Certificates to trust besides the system's"),
                         )
                         .arg(
+                            Arg::new("pin")
+                                .long("pin")
+                                .value_name("SHA256")
+                                .conflicts_with("ca-file")
+                                .help("Accept the one server certificate with this fingerprint"),
+                        )
+                        .arg(file_flag("cert-file", "The client certificate (Incus)").requires("key-file"))
+                        .arg(file_flag("key-file", "The client certificate's key").requires("cert-file"))
+                        .arg(
+                            Arg::new("project")
+                                .long("project")
+                                .value_name("PROJECT")
+                                .help("The project (Incus)"),
+                        )
+                        .arg(
+                            Arg::new("image")
+                                .long("image")
+                                .value_name("IMAGE")
+                                .help("What instances start from when nothing is said (Incus)"),
+                        )
+                        .arg(
                             Arg::new("only-read")
                                 .long("only-read")
                                 .action(ArgAction::SetTrue)
@@ -560,6 +581,24 @@ fn other_commands() -> Vec<Command> {
                     Command::new("rm")
                         .about("Forget a context")
                         .arg(context_name()),
+                )
+                .subcommand(
+                    Command::new("import")
+                        .about("Take over what the vendors' own tools know of servers; secrets stay where they are")
+                        .arg(
+                            Arg::new("from")
+                                .long("from")
+                                .value_name("PLATFORM")
+                                .value_parser(PossibleValuesParser::new(super::import::PLATFORMS))
+                                .action(ArgAction::Append)
+                                .help("Only of this platform"),
+                        )
+                        .arg(
+                            Arg::new("replace")
+                                .long("replace")
+                                .action(ArgAction::SetTrue)
+                                .help("Replace contexts of the same name"),
+                        ),
                 )
                 .subcommand(
                     Command::new("test")
@@ -642,7 +681,19 @@ fn other_commands() -> Vec<Command> {
         Command::new("fastvm")
             .about("Every operation of FastVM")
             .defer(super::native::tree::<super::native::fastvm::Fastvm>),
+        Command::new("incus")
+            .about("Every operation of Incus")
+            .defer(super::native::tree::<super::native::incus::Incus>),
     ]
+}
+
+fn file_flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .value_hint(ValueHint::FilePath)
+        .help(help)
 }
 
 fn context_name() -> Arg {

@@ -12,6 +12,7 @@ macro_rules! operations {
 }
 
 impl Natives for Fastvm {
+    const PLATFORM: &'static str = "fastvm";
     const OPERATIONS: &'static [Native] = operations! {
         Health ListVms LaunchVm GetVm UpdateVm DeleteVm PauseVm ResumeVm RefreshVmTtl SetVmFirewall PatchVmFirewall
         CreateConsoleToken ExecVm ListServices RegisterService UpdateService DeleteService PresignFile FetchFile
@@ -21,6 +22,11 @@ impl Natives for Fastvm {
         DeleteSnapshotImport CancelSnapshotImport GetOrgQuotas CreateVolume GetVolume UpdateVolume DeleteVolume
         ListVolumeAttachments CreateBuild GetBuild PresignBuildContext
     };
+
+    /// The local server speaks it too.
+    fn is_spoken_by(platform: &str) -> bool {
+        matches!(platform, "fastvm" | "local")
+    }
 }
 
 #[cfg(test)]

@@ -4,21 +4,45 @@
 //! type is found before anything is sent; the reply is typed too.
 
 pub(crate) mod fastvm;
+pub(crate) mod incus;
 
 use std::collections::BTreeMap;
 
 use boxrig_wire::{
-    BodyCodec, BoxFuture, CallOptions, Caller, Endpoint, Error, Idempotency, Kind, Meta, NoBody,
-    Params, PathValues, ReplyCodec, Request, Result, WireBody,
+    BodyCodec, BoxFuture, CallOptions, Caller, Decoding, Endpoint, Error, Idempotency, Kind, Meta,
+    NoBody, Params, PathValues, Protocol, ReplyCodec, Request, Result, WireBody,
 };
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use http::HeaderMap;
-use http::header::{CONTENT_TYPE, HeaderValue};
 
 /// The operations of a platform.
 pub(crate) trait Natives {
+    /// The platform's name.
+    const PLATFORM: &'static str;
+
     /// All of them, in the order of the catalogue.
     const OPERATIONS: &'static [Native];
+
+    /// Whether a context of this platform takes the operations; the platform's own do.
+    fn is_spoken_by(platform: &str) -> bool {
+        platform == Self::PLATFORM
+    }
+
+    /// Flags that every operation has besides those of its description.
+    fn flags() -> Vec<Arg> {
+        Vec::new()
+    }
+
+    /// Sends an operation and gives what is printed.
+    fn call<'a>(
+        native: &'static Native,
+        caller: Caller,
+        given: Given,
+        options: CallOptions,
+        _: &'a ArgMatches,
+    ) -> BoxFuture<'a, Result<Reply>> {
+        (native.call)(caller, given, options)
+    }
 }
 
 /// What an operation is given.
@@ -39,6 +63,9 @@ pub(crate) struct Native {
     pub(crate) call: fn(Caller, Given, CallOptions) -> BoxFuture<'static, Result<Reply>>,
 }
 
+/// A request whose types are forgotten; its target is a path.
+pub(crate) type Encoded = http::Request<WireBody>;
+
 /// A reply, written again by the codec that read it.
 pub(crate) type Reply = http::Response<WireBody>;
 
@@ -53,9 +80,27 @@ impl Native {
         }
     }
 
+    /// An operation whose reply is printed as the server wrote it: what is given is still read by the types, the reply
+    /// is not, so that a platform of hundreds of operations does not cost as many readers of replies.
+    pub(crate) const fn as_answered<E: Endpoint>() -> Self {
+        Self {
+            call: |caller, given, options| Box::pin(answered::<E>(caller, given, options)),
+            ..Self::of::<E>()
+        }
+    }
+
     /// The command's name: the operation's id in lower case with hyphens.
     pub(crate) fn command_name(&self) -> String {
         kebab(self.meta.id)
+    }
+
+    /// Says the project of the context, where the operation takes one and none is given.
+    pub(crate) fn in_project(&self, given: &mut Given, project: &str) {
+        let takes = (self.query)().contains(&"project");
+        let chosen = |(name, _): &(String, String)| name == "project" || name == "all-projects";
+        if takes && !given.query.iter().any(chosen) {
+            given.query.push(("project".to_owned(), project.to_owned()));
+        }
     }
 
     /// Whether it only reads.
@@ -68,29 +113,57 @@ fn takes_body<E: Endpoint>() -> bool {
     std::any::type_name::<E::Body>() != std::any::type_name::<NoBody>()
 }
 
-/// Reads what is given as the server would, and sends it.
-async fn call<E: Endpoint>(caller: Caller, given: Given, options: CallOptions) -> Result<Reply> {
+/// Reads what is given as the server would.
+async fn read<E: Endpoint>(given: Given) -> Result<Request<E>> {
     let invalid = |m: String| Error::new(Kind::Invalid, m).with_operation(E::META.id);
     let named = |e: boxrig_wire::ParamError| invalid(e.to_string());
     let path = E::Path::from_values(given.path)
         .ok_or_else(|| invalid("the path's values cannot be read".to_owned()))?;
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let body = match given.body {
         Some(bytes) => WireBody::full(bytes),
         None => WireBody::empty(),
     };
-    let body = E::Body::decode(&headers, body, usize::MAX)
+    let body = E::Body::decode(&HeaderMap::new(), body, usize::MAX)
         .await
         .map_err(|e| invalid(format!("the body: {e}")))?;
-    let request = Request::<E> {
+    Ok(Request::<E> {
         path,
         query: E::Query::from_pairs(&given.query).map_err(named)?,
         headers: E::Headers::from_pairs(&given.headers).map_err(named)?,
         body,
-    };
-    let reply = caller.call(request, &options).await?;
+    })
+}
+
+/// Sends what is given, and writes the typed reply again.
+async fn call<E: Endpoint>(caller: Caller, given: Given, options: CallOptions) -> Result<Reply> {
+    let reply = caller.call(read::<E>(given).await?, &options).await?;
     reply.encode().map_err(|e| Error::new(Kind::Protocol, e))
+}
+
+/// Sends what is given, and gives the reply as it came.
+async fn answered<E: Endpoint>(
+    caller: Caller,
+    given: Given,
+    options: CallOptions,
+) -> Result<Reply> {
+    let request = read::<E>(given).await?.encode(caller.base().prefix())?;
+    let cx = Decoding {
+        meta: E::META,
+        decode_error: <E::Protocol as Protocol>::decode_error,
+        limit: usize::MAX,
+    };
+    untyped(caller, request, cx, options).await
+}
+
+/// The part that all operations share.
+async fn untyped(
+    caller: Caller,
+    request: Encoded,
+    cx: Decoding,
+    options: CallOptions,
+) -> Result<Reply> {
+    let reply = caller.send(request, cx.meta, &options).await?;
+    cx.success(reply).await
 }
 
 /// `listVms` becomes `list-vms`.
@@ -100,23 +173,30 @@ pub(crate) fn kebab(id: &str) -> String {
         if c.is_ascii_uppercase() && !out.is_empty() {
             out.push('-');
         }
-        out.push(c.to_ascii_lowercase());
+        out.push(if c == '_' {
+            '-'
+        } else {
+            c.to_ascii_lowercase()
+        });
     }
     out
 }
 
-/// A flag's name from a wire name: `metadata.` becomes `metadata`, `Idempotency-Key` becomes `idempotency-key`.
+/// A flag's name from a wire name: `metadata.` becomes `metadata`, `Idempotency-Key` becomes `idempotency-key`,
+/// `X-Incus-uid` becomes `uid`.
 fn flag(wire: &str) -> String {
-    kebab(
-        &wire
-            .trim_end_matches('.')
-            .replace("X-Boxrig-", "")
-            .replace('-', ""),
-    )
+    let name = wire.trim_end_matches('.');
+    if let Some(name) = name.strip_prefix("X-Incus-") {
+        return name.to_ascii_lowercase();
+    }
+    if name.contains('-') && name.chars().all(|c| c.is_ascii_lowercase() || c == '-') {
+        return name.to_owned();
+    }
+    kebab(&name.replace("X-Boxrig-", "").replace('-', ""))
 }
 
 /// The command of an operation.
-fn command(native: &Native) -> Command {
+fn command<P: Natives>(native: &Native) -> Command {
     let mut c = Command::new(native.command_name())
         .about(native.meta.summary())
         .after_help(format!("{} {}", native.meta.method, native.meta.path));
@@ -144,12 +224,14 @@ fn command(native: &Native) -> Command {
     if (native.takes_body)() {
         c = c.args(super::tree::body_args());
     }
-    c
+    c.args(P::flags())
 }
 
 /// Flags that mean something else on every command get another name.
 fn own_flag(wire: &str) -> String {
     match flag(wire) {
+        // What the platform filters is not what the table filters.
+        f if f == "filter" => "where".to_owned(),
         f if f == "timeout" => "wait-timeout".to_owned(),
         f => f,
     }
@@ -159,7 +241,7 @@ fn own_flag(wire: &str) -> String {
 pub(crate) fn tree<P: Natives>(c: Command) -> Command {
     c.subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommands(P::OPERATIONS.iter().map(command))
+        .subcommands(P::OPERATIONS.iter().map(command::<P>))
 }
 
 /// The operation that was asked for, and what it is given.
@@ -332,7 +414,13 @@ mod tests {
     #[test]
     fn names() {
         assert_eq!(kebab("listVms"), "list-vms");
+        assert_eq!(
+            kebab("instance_exec-outputs_get"),
+            "instance-exec-outputs-get"
+        );
         assert_eq!(flag("metadata."), "metadata");
+        assert_eq!(flag("all-projects"), "all-projects");
+        assert_eq!(flag("X-Incus-uid"), "uid");
         assert_eq!(flag("Idempotency-Key"), "idempotency-key");
     }
 }

@@ -1,8 +1,7 @@
 //! Native operations and requests of the user's own making.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
-use boxrig::Connection;
 use boxrig_wire::{Error, Kind, RawBody, RawRequest, Result, Untrusted, WireBody, escape_text};
 use bytes::Bytes;
 use clap::ArgMatches;
@@ -11,38 +10,41 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::{text, texts};
-use crate::cli::contexts::Context;
 use crate::cli::exit::{Failure, Outcome};
-use crate::cli::native::{self, fastvm::Fastvm};
+use crate::cli::native::{self, Natives};
 use crate::cli::output::{self, Format, Style};
 use crate::cli::session::Session;
 
-/// Connects to a context that speaks FastVM.
-async fn fastvm_context(s: &Session) -> Result<(Context, Connection)> {
+/// A native operation of a platform.
+pub(crate) async fn native<P: Natives>(s: &Session, m: &ArgMatches) -> Outcome {
+    let (native, mut given) = native::given::<P>(m)?;
     let context = s.context()?;
     let platform = context.target.platform().as_str();
-    if !matches!(platform, "fastvm" | "local") {
+    if !P::is_spoken_by(platform) {
+        let wanted = P::PLATFORM;
         return Err(Error::new(
             Kind::Invalid,
-            format!("the context {} speaks {platform}, not fastvm", context.name),
+            format!(
+                "the context {} speaks {platform}, not {wanted}",
+                context.name
+            ),
         )
-        .with_hint("choose another with --on"));
+        .with_hint("choose another with --on")
+        .into());
     }
-    let connection = s.connect(&context).await?;
-    Ok((context, connection))
-}
-
-/// A native operation of FastVM.
-pub(crate) async fn fastvm(s: &Session, m: &ArgMatches) -> Outcome {
-    let (native, given) = native::given::<Fastvm>(m)?;
-    let context = s.context()?;
     let what = format!("call {} on {}", native.meta.id, context.name);
     if !native.is_safe() && !s.may_change(&context, &what)? {
         return Ok(());
     }
-    let (_, connection) = fastvm_context(s).await?;
+    if let Some(project) = &context.project {
+        native.in_project(&mut given, project);
+    }
+    let connection = s.connect(&context).await?;
     let options = s.call_options().retries_of(native.is_safe());
-    let reply = (native.call)(connection.caller, given, options).await?;
+    let Some((_, m)) = m.subcommand() else {
+        return Err(Failure::Code(2));
+    };
+    let reply = P::call(native, connection.caller, given, options, m).await?;
     print(s, reply).await
 }
 
@@ -66,11 +68,13 @@ async fn print(s: &Session, reply: native::Reply) -> Outcome {
         .and_then(|v| v.to_str().ok())
         .unwrap_or("");
     if !kind.starts_with("application/json") {
+        // Bytes that no reader of words asked for: a file keeps them as they are.
+        let bytes = kind == "application/octet-stream" && !io::stdout().is_terminal();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|e| broken(&*e))?;
             if let Ok(data) = frame.into_data() {
                 let mut out = io::stdout().lock();
-                if s.style.format == Format::Table {
+                if s.style.format == Format::Table && !bytes {
                     let text = String::from_utf8_lossy(&data);
                     out.write_all(escape_text(&text).as_bytes())?;
                 } else {
@@ -168,7 +172,6 @@ pub(crate) async fn raw(s: &Session, m: &ArgMatches) -> Outcome {
         }
         writeln!(io::stdout().lock(), "{head}")?;
     }
-    use std::io::IsTerminal;
     let terminal = io::stdout().is_terminal();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| broken(&*e))?;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::text;
 use crate::cli::exit::Outcome;
-use crate::cli::native::{self, fastvm::Fastvm};
+use crate::cli::native::{self, fastvm::Fastvm, incus::Incus};
 use crate::cli::output::{self, Column, column};
 use crate::cli::session::Session;
 
@@ -38,6 +38,8 @@ struct Platform {
     commands: BTreeMap<&'static str, String>,
     /// The operations that the server answers with 501; `None`: it does not serve the platform yet.
     refused: Option<BTreeSet<&'static str>>,
+    /// What is said of a platform that the server does not serve yet.
+    unserved: &'static str,
 }
 
 fn platforms() -> Vec<Platform> {
@@ -53,6 +55,7 @@ fn platforms() -> Vec<Platform> {
         client: false,
         commands: BTreeMap::new(),
         refused: None,
+        unserved: "described; client and server come in a later version",
     };
     vec![
         Platform {
@@ -61,8 +64,14 @@ fn platforms() -> Vec<Platform> {
             client: true,
             commands: native::commands::<Fastvm>("fastvm"),
             refused: Some(refused),
+            unserved: "",
         },
-        later("incus", boxrig_incus::CATALOG),
+        Platform {
+            client: true,
+            commands: native::commands::<Incus>("incus"),
+            unserved: "served in a later version",
+            ..later("incus", boxrig_incus::CATALOG)
+        },
         later("convox", boxrig_convox::CATALOG),
     ]
 }
@@ -81,10 +90,7 @@ fn rows() -> Vec<Value> {
         for meta in platform.catalog {
             let exercised = tests.get(&(platform.name, meta.id));
             let (server, note) = match &platform.refused {
-                None => (
-                    "none",
-                    "described; client and server come in a later version",
-                ),
+                None => ("none", platform.unserved),
                 Some(refused) if refused.contains(meta.id) => (
                     "none",
                     "answers 501 and names the operation; comes in a later version",

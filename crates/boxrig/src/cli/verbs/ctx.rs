@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::{option, text};
 use crate::cli::contexts::{Config, Entry, LOCAL, check_name};
 use crate::cli::exit::{Failure, Outcome};
+use crate::cli::import::{self, Found, ImportEnv};
 use crate::cli::output::{self, Column, column};
 use crate::cli::secret::SecretRef;
 use crate::cli::session::Session;
@@ -25,6 +26,7 @@ const COLUMNS: &[Column] = &[
     column("URL", "url"),
     column("USER", "user").wide(),
     column("SECRET", "secret_from").wide(),
+    column("PROJECT", "project").wide(),
     column("READ-ONLY", "read_only").wide(),
 ];
 
@@ -37,6 +39,17 @@ const TEST_COLUMNS: &[Column] = &[
     column("CANNOT", "cannot"),
 ];
 
+const IMPORT_COLUMNS: &[Column] = &[
+    column("NAME", "name"),
+    column("PLATFORM", "platform"),
+    column("URL", "url"),
+    column("PROJECT", "project").wide(),
+    column("SECRET", "secret_from").wide(),
+    column("SOURCE", "source"),
+    column("VERDICT", "verdict"),
+    column("WHY", "why"),
+];
+
 /// One of the `ctx` commands.
 pub(crate) async fn run(s: &Session, m: &ArgMatches) -> Outcome {
     match m.subcommand() {
@@ -45,6 +58,7 @@ pub(crate) async fn run(s: &Session, m: &ArgMatches) -> Outcome {
         Some(("use", m)) => choose(s, m),
         Some(("rm", m)) => rm(s, m),
         Some(("test", m)) => test(s, m).await,
+        Some(("import", m)) => import(s, m),
         _ => Err(Failure::Code(2)),
     }
 }
@@ -66,19 +80,24 @@ fn add(s: &Session, m: &ArgMatches) -> Outcome {
             Untrusted::new(target.to_string())
         ));
     }
-    let ca_file = m.get_one::<PathBuf>("ca-file").cloned();
     Config::update(&s.paths, |config| {
         let extra = config
             .contexts
             .remove(name)
             .map_or_else(toml::Table::new, |old| old.extra);
+        let file = |id: &str| m.get_one::<PathBuf>(id).cloned();
         let entry = Entry {
-            url: target.to_string(),
             user: option(m, "user"),
             secret_from,
-            ca_file,
+            ca_file: file("ca-file"),
+            pin: option(m, "pin"),
+            cert_file: file("cert-file"),
+            key_file: file("key-file"),
+            project: option(m, "project"),
+            image: option(m, "image"),
             read_only: m.get_flag("only-read"),
             extra,
+            ..Entry::new(target.to_string())
         };
         config.contexts.insert(name.to_owned(), entry);
         Ok(())
@@ -99,6 +118,7 @@ fn ls(s: &Session) -> Outcome {
             "url": url,
             "user": entry.and_then(|e| e.user.clone()),
             "secret_from": entry.and_then(|e| e.secret_from.clone()),
+            "project": entry.and_then(|e| e.project.clone()),
             "read_only": entry.is_some_and(|e| e.read_only),
         })
     };
@@ -146,6 +166,56 @@ fn rm(s: &Session, m: &ArgMatches) -> Outcome {
         Ok(())
     })?;
     Ok(())
+}
+
+/// Takes over what the vendors' own tools know.
+fn import(s: &Session, m: &ArgMatches) -> Outcome {
+    let from: Vec<&String> = m.get_many("from").into_iter().flatten().collect();
+    let mut found = import::find(&ImportEnv::of_process());
+    found.retain(|f| from.is_empty() || from.iter().any(|p| *p == f.platform));
+    let replace = m.get_flag("replace");
+    let taken = |config: &Config| -> Vec<(Found, &'static str)> {
+        let of = |f: Found| {
+            let verdict = import::verdict(&f, config, replace);
+            (f, verdict)
+        };
+        found.iter().cloned().map(of).collect()
+    };
+    let done = if s.dry_run() {
+        taken(&s.config)
+    } else {
+        Config::update(&s.paths, |config| {
+            let done = taken(config);
+            for (f, verdict) in &done {
+                if let (Ok(entry), "added" | "replaced") = (&f.entry, *verdict) {
+                    config.contexts.insert(f.name.clone(), entry.clone());
+                }
+            }
+            Ok(done)
+        })?
+    };
+    let rows = done
+        .into_iter()
+        .map(|(f, verdict)| {
+            let entry = f.entry.as_ref().ok();
+            json!({
+                "name": f.name,
+                "platform": f.platform,
+                "url": entry.map(|e| e.url.clone()),
+                "project": entry.and_then(|e| e.project.clone()),
+                "secret_from": entry.and_then(|e| e.secret_from.clone()),
+                "source": f.source,
+                "verdict": verdict,
+                "why": f.entry.as_ref().err(),
+            })
+        })
+        .collect();
+    Ok(output::list(
+        &mut io::stdout().lock(),
+        &s.style,
+        IMPORT_COLUMNS,
+        rows,
+    )?)
 }
 
 /// Reaches the context with its credentials, and says what it can do.

@@ -97,7 +97,7 @@ fn number(n: f64) -> Value {
 pub(crate) async fn ls(s: &Session, m: &ArgMatches) -> Outcome {
     let contexts = s.contexts();
     let several = contexts.len() > 1;
-    let mut options = ListOptions::new();
+    let mut options = ListOptions::new().addresses(shows_addresses(s));
     for (name, value) in pairs(m, "label") {
         options = options.label(name, value);
     }
@@ -152,6 +152,21 @@ pub(crate) async fn ls(s: &Session, m: &ArgMatches) -> Outcome {
     let columns = if several { COLUMNS_OF_SEVERAL } else { COLUMNS };
     output::list(&mut io::stdout().lock(), &s.style, columns, rows)?;
     worst(code)
+}
+
+/// Whether anything of the output needs the addresses: then they are asked for.
+fn shows_addresses(s: &Session) -> bool {
+    let style = &s.style;
+    let named = |name: &str| ["ips", "raw"].contains(&name.split('.').next().unwrap_or(""));
+    match style.format {
+        output::Format::Name => false,
+        _ if !style.columns.is_empty() => style.columns.iter().any(|c| named(c)),
+        output::Format::Table | output::Format::Csv => {
+            let sorted = style.sort.iter().any(|c| named(c.trim_start_matches('-')));
+            sorted || style.filters.iter().any(|f| named(f.field()))
+        }
+        _ => true,
+    }
 }
 
 /// Whether the output is read by programs, in which there are no rows for errors.

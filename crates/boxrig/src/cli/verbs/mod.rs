@@ -16,6 +16,7 @@ use clap::ArgMatches;
 use std::time::Duration;
 
 use super::exit::{Failure, Outcome};
+use super::native::{fastvm::Fastvm, incus::Incus};
 use super::session::Session;
 
 /// Runs a command that works on contexts.
@@ -51,7 +52,8 @@ pub(crate) async fn run(s: &Session, name: &str, m: &ArgMatches) -> Outcome {
         "logs" => files::logs(s, m).await,
         "ctx" => ctx::run(s, m).await,
         "api" => api::raw(s, m).await,
-        "fastvm" => api::fastvm(s, m).await,
+        "fastvm" => api::native::<Fastvm>(s, m).await,
+        "incus" => api::native::<Incus>(s, m).await,
         "doctor" => doctor::run(s, m).await,
         "up" => server::up(s, m).await,
         "down" => server::down(s).await,
