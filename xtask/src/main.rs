@@ -30,6 +30,9 @@ usage: cargo xtask TASK
   peers fastvm [OPTIONS]       the vendor's Python SDK, unmodified, against `boxrig serve`
       --suite live|generated|script    only this one (repeatable)
       --user UID               run server and SDK as this user (needs root)
+  peers incus [OPTIONS]        our client and command line against a real daemon (needs root; ci/incus-up)
+      --suite unix|https|compute|cli   only this one (repeatable); says nothing about the tables
+      --write                          write docs/peers-incus.md and the rows of api/exercised.tsv
 ";
 
 fn main() -> ExitCode {
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         ["licences"] => licences::check(),
         ["bench", options @ ..] => bench::run(options),
         ["peers", "fastvm", options @ ..] => peers::fastvm::run(options),
+        ["peers", "incus", options @ ..] => peers::incus::run(options),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

@@ -7,7 +7,8 @@ use boxrig_compute::backend::fastvm::Fastvm;
 use boxrig_compute::backend::incus::Incus;
 use boxrig_compute::backend::local::Local;
 use boxrig_compute::{Compute, Platform};
-use boxrig_transport::{Http, Proxy};
+use boxrig_incus::{Address, ClientBuilder, Identity};
+use boxrig_transport::Http;
 use boxrig_wire::{Authorize, BaseUrl, BoxFuture, Caller, Error, Kind, Result, Secret, Untrusted};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -200,29 +201,25 @@ impl Connect {
 
 impl Connect {
     fn incus(self, name: String) -> Result<Connection> {
-        let mut http = Http::builder();
-        let base = match self.target.unix_socket() {
-            Some(socket) => {
-                http = http.unix_socket(socket).proxy(Proxy::None);
-                // The host of the URL is not looked at: everything goes to the socket.
-                BaseUrl::parse("http://incus")?
-            }
-            None => BaseUrl::parse(&self.target.base())?,
+        let address = match self.target.unix_socket() {
+            Some(socket) => Address::Unix(socket.to_owned()),
+            None => Address::Https(self.target.base()),
         };
+        let mut builder = ClientBuilder::new(address);
         if let Some(pin) = &self.pin {
-            http = http.pin_sha256(pin)?;
+            builder = builder.pin_sha256(pin);
         } else if let Some(file) = &self.ca_file {
-            http = http.ca_file(file)?.and_system_roots();
+            builder = builder.ca_pem(&read(file)?);
         }
         if let Some((cert, key)) = &self.certificate {
-            http = http.client_certificate(&read(cert)?, &read(key)?)?;
+            builder = builder.identity(&Identity::from_files(cert, key)?);
         }
-        let client = boxrig_incus::Client::new(Caller::new(Arc::new(http.build()?), base));
+        if let Some(project) = self.project {
+            builder = builder.project(project);
+        }
+        let client = builder.build()?;
         let caller = client.caller().clone();
         let mut incus = Incus::new(name, client);
-        if let Some(project) = self.project {
-            incus = incus.project(project);
-        }
         if let Some(image) = self.image {
             incus = incus.image(image);
         }

@@ -44,4 +44,4 @@ pub use exec::{
 };
 pub use instance::{Instance, ListOptions, Platform, Snapshot, State};
 pub use launch::{ForkSpec, LaunchSpec, LogOptions, Power, SnapshotSpec, Source};
-pub use wait::{WaitFor, Waiting};
+pub use wait::{Condition, WaitFor, Waiting, until};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use boxrig_wire::{Error, Kind, Result};
 
-use crate::{Compute, Instance, State};
+use crate::{Capability, Compute, ComputeExt, ExecSpec, Instance, State};
 
 /// What to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,96 @@ impl WaitFor {
             Self::Stopped => matches!(state, State::Stopped | State::Failed),
             Self::Gone => false,
         })
+    }
+}
+
+/// What an instance is to have come to beyond its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Condition {
+    /// It has an address.
+    Ip,
+    /// Commands run in it.
+    Exec,
+    /// Its first boot is done, as cloud-init says.
+    CloudInit,
+    /// This file, folder or socket is there.
+    File(String),
+}
+
+/// Waits until a running instance has come to a condition, and gives it as it is then.
+///
+/// # Errors
+///
+/// [`Kind::Timeout`] at the deadline, [`Kind::Failed`] when it cannot come to that any more, [`Kind::Unsupported`] where the
+/// platform runs no commands or the instance has no cloud-init.
+pub async fn until(
+    compute: &dyn Compute,
+    id: &str,
+    condition: &Condition,
+    timeout: Duration,
+) -> Result<Instance> {
+    if *condition != Condition::Ip {
+        compute.capabilities().require(Capability::Exec)?;
+    }
+    let asking = async {
+        let mut pause = Duration::from_millis(25);
+        loop {
+            match compute.get(id).await {
+                Ok(now) => {
+                    WaitFor::Running.check(&now.state)?;
+                    if now.state == State::Running && holds(compute, &now, condition).await? {
+                        return Ok(now);
+                    }
+                }
+                Err(e) if e.is_retryable() => {}
+                Err(e) => return Err(e),
+            }
+            tokio::time::sleep(pause).await;
+            pause = pause.mul_f64(1.6).min(Duration::from_secs(1));
+        }
+    };
+    tokio::time::timeout(timeout, asking)
+        .await
+        .unwrap_or_else(|_| {
+            let what = match condition {
+                Condition::Ip => "no address",
+                Condition::Exec => "no command runs in it",
+                Condition::CloudInit => "its first boot is not done",
+                Condition::File(_) => "the file is not there",
+            };
+            let words = format!("{what} after {timeout:?}");
+            Err(Error::new(Kind::Timeout, words))
+        })
+}
+
+async fn holds(compute: &dyn Compute, now: &Instance, condition: &Condition) -> Result<bool> {
+    let command = match condition {
+        Condition::Ip => return Ok(!now.ips.is_empty()),
+        Condition::Exec => ExecSpec::new(["true"]),
+        Condition::CloudInit => ExecSpec::new(["cloud-init", "status"]),
+        Condition::File(path) => ExecSpec::new(["test", "-e", path]),
+    };
+    let done = match compute.run(&now.id, command).await {
+        Ok(done) => done,
+        // It may be on its way up, or down: the next look at its state tells.
+        Err(e) if e.is_retryable() || e.kind() == Kind::Conflict => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    if *condition != Condition::CloudInit {
+        return Ok(done.status.success());
+    }
+    let said = String::from_utf8_lossy(&done.stdout);
+    match done.status.code {
+        127 => Err(Error::new(Kind::Unsupported, "it has no cloud-init")),
+        // 2: done, with errors that it has got over.
+        _ if said.contains("status: done") => Ok(true),
+        _ if said.contains("status: error") => Err(Error::new(
+            Kind::Failed,
+            "cloud-init has failed: `cloud-init status --long` says why",
+        )),
+        _ if said.contains("status: disabled") => Ok(true),
+        _ => Ok(false),
     }
 }
 

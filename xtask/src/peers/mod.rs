@@ -1,4 +1,5 @@
-//! The vendors' own clients, unmodified, against `boxrig serve`.
+//! The vendors' own clients, unmodified, against `boxrig serve`; and our clients against the vendors' servers.
 
 mod contract;
 pub(crate) mod fastvm;
+pub(crate) mod incus;

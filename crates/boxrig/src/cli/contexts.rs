@@ -11,6 +11,7 @@ use boxrig::Target;
 use boxrig_wire::{Error, Kind, Result, Untrusted};
 use serde::{Deserialize, Serialize};
 
+use super::import::{self, ImportEnv};
 use super::paths::{Paths, private_dir};
 use super::secret::SecretRef;
 
@@ -286,7 +287,8 @@ fn from_variables(platform: &str) -> Result<Context> {
                 ..Context::new("env:fastvm", target)
             })
         }
-        "vergeos" | "incus" | "convox" => Err(Error::new(
+        "incus" => import::incus::from_variables(&ImportEnv::of_process())?.context("env:incus"),
+        "vergeos" | "convox" => Err(Error::new(
             Kind::Unsupported,
             format!("the compute verbs do not reach {platform} yet"),
         )),

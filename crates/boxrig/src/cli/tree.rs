@@ -329,10 +329,10 @@ fn instance_commands() -> Vec<Command> {
             c.arg(names_arg()).arg(
                 Arg::new("for")
                     .long("for")
-                    .value_name("STATE")
-                    .value_parser(["running", "paused", "stopped", "gone"])
+                    .value_name("WHAT")
+                    .value_parser(wanted)
                     .default_value("running")
-                    .help("What to wait for"),
+                    .help("running, paused, stopped, gone, ip, exec, cloud-init or file:PATH"),
             )
         }),
         sub("snapshot", "Make a snapshot of an instance", |c| {
@@ -360,6 +360,30 @@ fn instance_commands() -> Vec<Command> {
             )
         }),
     ]
+}
+
+/// What `wait` can wait for.
+fn wanted(text: &str) -> Result<String, String> {
+    let known = [
+        "running",
+        "paused",
+        "stopped",
+        "gone",
+        "ip",
+        "exec",
+        "cloud-init",
+    ];
+    if known.contains(&text)
+        || text
+            .strip_prefix("file:")
+            .is_some_and(|p| p.starts_with('/'))
+    {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{}, or file:PATH with an absolute path",
+        known.join(", ")
+    ))
 }
 
 fn force() -> Arg {

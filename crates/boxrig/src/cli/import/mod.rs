@@ -3,6 +3,8 @@
 //! A platform's module has `find`, which reads files and variables through [`ImportEnv`] and nothing else: no network, no
 //! program is run. Secrets are never copied: an [`Entry`] says by reference where one is (`env:`, `file:`, `cmd:`).
 
+pub(crate) mod incus;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -11,7 +13,7 @@ use std::path::{Path, PathBuf};
 use super::contexts::{Config, Entry, check_name};
 
 /// The platforms that something can be taken over from.
-pub(crate) const PLATFORMS: &[&str] = &["fastvm"];
+pub(crate) const PLATFORMS: &[&str] = &["fastvm", "incus"];
 
 /// A file of a vendor's tool is never read beyond this size.
 const LIMIT: u64 = 4 * 1024 * 1024;
@@ -122,6 +124,7 @@ impl Found {
 /// Everything that the vendors' tools know, each under a name that a context can have.
 pub(crate) fn find(env: &ImportEnv) -> Vec<Found> {
     let mut all = fastvm(env);
+    all.extend(incus::find(env));
     let mut taken: Vec<String> = Vec::new();
     for found in &mut all {
         let mut name = usable_name(&found.name, found.platform);

@@ -146,22 +146,29 @@ async fn answered<E: Endpoint>(
     given: Given,
     options: CallOptions,
 ) -> Result<Reply> {
+    let written = given.body.clone();
     let request = read::<E>(given).await?.encode(caller.base().prefix())?;
     let cx = Decoding {
         meta: E::META,
         decode_error: <E::Protocol as Protocol>::decode_error,
         limit: usize::MAX,
     };
-    untyped(caller, request, cx, options).await
+    untyped(caller, request, written, cx, options).await
 }
 
 /// The part that all operations share.
 async fn untyped(
     caller: Caller,
-    request: Encoded,
+    mut request: Encoded,
+    written: Option<Vec<u8>>,
     cx: Decoding,
     options: CallOptions,
 ) -> Result<Reply> {
+    // A document that can be read is sent as it was written: an empty list or a null says something else than a member
+    // that is not there.
+    if let Some(written) = written {
+        *request.body_mut() = WireBody::full(written);
+    }
     let reply = caller.send(request, cx.meta, &options).await?;
     cx.success(reply).await
 }

@@ -4,7 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use boxrig_compute::{
-    Capability, ForkSpec, Instance, LaunchSpec, ListOptions, Power, SnapshotSpec, WaitFor, Waiting,
+    Capability, Condition, ForkSpec, Instance, LaunchSpec, ListOptions, Power, SnapshotSpec,
+    WaitFor, Waiting,
 };
 use boxrig_wire::{Error, Kind, Result};
 use clap::ArgMatches;
@@ -61,6 +62,9 @@ const SNAPSHOT_COLUMNS: &[Column] = &[
 
 /// How long a context may take to list before it is shown as unreachable; `--timeout` says otherwise.
 const LIST_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long `wait` waits when no `--timeout` is given.
+const WAIT_LIMIT: Duration = Duration::from_secs(300);
 
 /// An instance as a row; the members are those of `docs/json-schema.json`.
 pub(crate) fn row(i: &Instance) -> Value {
@@ -314,31 +318,56 @@ pub(crate) async fn rm(s: &Session, m: &ArgMatches) -> Outcome {
     .await
 }
 
-/// Waits for a state.
-pub(crate) async fn wait(s: &Session, m: &ArgMatches) -> Outcome {
-    let wanted = match text(m, "for") {
-        "paused" => WaitFor::Paused,
-        "stopped" => WaitFor::Stopped,
-        "gone" => WaitFor::Gone,
-        _ => WaitFor::Running,
-    };
-    let mut waiting = Waiting::new(wanted);
-    if let Some(limit) = s.timeout {
-        // The command's own limit would end it without saying what the state is.
-        waiting = waiting.timeout(limit.mul_f64(0.95));
+/// What is waited for.
+enum Wanted {
+    State(WaitFor),
+    Condition(Condition),
+}
+
+impl Wanted {
+    fn parse(text: &str) -> Self {
+        match text {
+            "paused" => Self::State(WaitFor::Paused),
+            "stopped" => Self::State(WaitFor::Stopped),
+            "gone" => Self::State(WaitFor::Gone),
+            "ip" => Self::Condition(Condition::Ip),
+            "exec" => Self::Condition(Condition::Exec),
+            "cloud-init" => Self::Condition(Condition::CloudInit),
+            other => match other.strip_prefix("file:") {
+                Some(path) => Self::Condition(Condition::File(path.to_owned())),
+                None => Self::State(WaitFor::Running),
+            },
+        }
     }
+}
+
+/// Waits for a state or a condition.
+pub(crate) async fn wait(s: &Session, m: &ArgMatches) -> Outcome {
+    let what = text(m, "for");
+    let wanted = Wanted::parse(what);
+    // The command's own limit would end it without saying what the state is.
+    let limit = s.timeout.map_or(WAIT_LIMIT, |limit| limit.mul_f64(0.95));
     let mut code = 0;
     for name in texts(m, "name") {
         let outcome = async {
+            let gone = matches!(wanted, Wanted::State(WaitFor::Gone));
             let found = match s.find(&name).await {
-                Err(e) if e.kind() == Kind::NotFound && wanted == WaitFor::Gone => return Ok(None),
+                Err(e) if e.kind() == Kind::NotFound && gone => return Ok(None),
                 other => other?,
             };
-            let _spinner = progress::spinner(
-                s,
-                &format!("waiting for {} to be {}", found.shown(), wanted.as_str()),
-            );
-            found.compute.wait(&found.instance.id, waiting).await
+            let shown = boxrig_wire::escape_line(what);
+            let _spinner = progress::spinner(s, &format!("waiting for {}: {shown}", found.shown()));
+            let id = &found.instance.id;
+            match &wanted {
+                Wanted::State(state) => {
+                    let waiting = Waiting::new(*state).timeout(limit);
+                    found.compute.wait(id, waiting).await
+                }
+                Wanted::Condition(condition) => {
+                    let now = boxrig_compute::until(&*found.compute, id, condition, limit);
+                    now.await.map(Some)
+                }
+            }
         }
         .await;
         match outcome {

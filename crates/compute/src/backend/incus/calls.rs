@@ -3,39 +3,32 @@
 use std::time::Duration;
 
 use boxrig_incus::models::Operation;
-use boxrig_incus::ops::queries::ProjectQuery;
 use boxrig_incus::{Async, ops};
-use boxrig_wire::{CallOptions, Endpoint, Error, Kind, Request, Result, Timeout};
+use boxrig_wire::{CallOptions, Endpoint, Error, Kind, NoBody, Request, Result, Timeout};
 
 use super::Incus;
 
-/// The project that is worked in.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Place(Option<String>);
-
-impl Place {
-    pub(super) fn project(name: impl Into<String>) -> Self {
-        Self(Some(name.into()))
-    }
-
-    pub(super) fn name(&self) -> Option<String> {
-        self.0.clone()
-    }
-
-    pub(super) fn query(&self) -> ProjectQuery {
-        ProjectQuery {
-            project: self.name(),
-        }
-    }
-}
-
 impl Incus {
-    /// One call.
+    /// One call. The client knows the project.
     pub(super) async fn call<E: Endpoint>(
         &self,
         path: E::Path,
         query: E::Query,
         body: E::Body,
+    ) -> Result<E::Reply>
+    where
+        E::Headers: Default,
+    {
+        self.call_with::<E>(path, query, body, &CallOptions::new())
+            .await
+    }
+
+    async fn call_with<E: Endpoint>(
+        &self,
+        path: E::Path,
+        query: E::Query,
+        body: E::Body,
+        options: &CallOptions,
     ) -> Result<E::Reply>
     where
         E::Headers: Default,
@@ -46,33 +39,36 @@ impl Incus {
             headers: Default::default(),
             body,
         };
-        let caller = self.client.caller();
-        caller.call(request, &CallOptions::new()).await
+        self.client.call(request, options).await
     }
 
     /// Waits for what a call has started.
     ///
     /// # Errors
     ///
-    /// The operation's own failure; [`Kind::Timeout`] when it goes on after `limit`.
+    /// The operation's own failure; [`Kind::Timeout`] when it goes on after `limit`; [`Kind::OutcomeUnknown`] when the
+    /// server does not know it any more.
     pub(super) async fn ended(&self, started: Async, limit: Duration) -> Result<Operation> {
         let Async(operation) = started;
         if operation.is_final() {
             return operation.succeeded();
         }
-        let request = Request::<ops::server::OperationWaitGet> {
-            path: (operation.id.clone(),),
-            query: ops::queries::SecretTimeoutQuery {
-                timeout: Some(-1),
-                secret: None,
-            },
-            headers: Default::default(),
-            body: Default::default(),
+        let query = ops::queries::SecretTimeoutQuery {
+            timeout: Some(-1),
+            secret: None,
         };
+        let path = (operation.id.clone(),);
         let options = CallOptions::new().timeout(Timeout::Never);
-        let waiting = self.client.caller().call(request, &options);
+        let waiting =
+            self.call_with::<ops::server::OperationWaitGet>(path, query, NoBody, &options);
         match tokio::time::timeout(limit, waiting).await {
-            Ok(answer) => answer?.metadata.succeeded(),
+            Ok(Ok(answer)) => answer.metadata.succeeded(),
+            Ok(Err(e)) if e.kind() == Kind::NotFound && e.status().is_some() => {
+                Err(e.with_kind(Kind::OutcomeUnknown).with_hint(
+                    "the server forgets operations when it is started anew: look at the instance",
+                ))
+            }
+            Ok(Err(e)) => Err(e),
             Err(_) => Err(Error::new(
                 Kind::Timeout,
                 format!("the server has not done it after {limit:?}"),

@@ -52,7 +52,7 @@ impl Incus {
     /// the default profile with one member changed.
     pub(super) async fn root_of_size(&self, bytes: u64) -> Result<DevicesMap> {
         let profile = self
-            .call::<ops::profiles::ProfileGet>(("default".to_owned(),), self.place.query(), NoBody)
+            .call::<ops::profiles::ProfileGet>(("default".to_owned(),), Default::default(), NoBody)
             .await?;
         let (name, device) = root(&profile.metadata.devices).ok_or_else(|| {
             Error::new(

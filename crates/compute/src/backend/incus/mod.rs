@@ -20,7 +20,6 @@ use crate::{
     Capabilities, Capability, Compute, ForkSpec, Instance, LaunchSpec, ListOptions, LogOptions,
     Platform, Power, Snapshot, SnapshotSpec, Source, State, ready,
 };
-use calls::Place;
 
 /// The configuration key under which a launch leaves its token.
 pub const TOKEN_KEY: &str = "user.boxrig.token";
@@ -57,25 +56,17 @@ const CAPABILITIES: &[Capability] = &[
 pub struct Incus {
     context: String,
     client: Client,
-    place: Place,
     image: Option<String>,
 }
 
 impl Incus {
-    /// Through `client`, shown as `context`, in the server's project `default`.
+    /// Through `client`, shown as `context`, in the client's project.
     pub fn new(context: impl Into<String>, client: Client) -> Self {
         Self {
             context: context.into(),
             client,
-            place: Place::default(),
             image: None,
         }
-    }
-
-    /// In this project.
-    pub fn project(mut self, project: impl Into<String>) -> Self {
-        self.place = Place::project(project);
-        self
     }
 
     /// Starting from this image (alias or fingerprint) when a launch names none.
@@ -92,14 +83,13 @@ impl Incus {
     /// An instance with its state.
     async fn full(&self, name: &str) -> Result<InstanceFull> {
         let query = ops::queries::ProjectRecursionQuery {
-            project: self.place.name(),
             recursion: Some(1),
+            ..Default::default()
         };
-        let got: Sync<serde_json::Value> = self
+        let got = self
             .call::<ops::instances::InstanceGet>((name.to_owned(),), query, NoBody)
             .await?;
-        serde_json::from_value(got.metadata)
-            .map_err(|e| Error::new(Kind::Protocol, format!("an instance: {e}")))
+        Ok(got.metadata)
     }
 
     /// The image that a launch starts from, and what kind of instance it makes.
@@ -128,7 +118,7 @@ impl Incus {
             p.r#type = "image".to_owned();
         });
         let alias = self
-            .call::<ops::images::ImageAliasGet>((image.clone(),), self.place.query(), NoBody)
+            .call::<ops::images::ImageAliasGet>((image.clone(),), Default::default(), NoBody)
             .await;
         let kind = match alias {
             Ok(alias) => {
@@ -193,13 +183,9 @@ impl Incus {
     /// Makes an instance once: where the answer is lost, or the name is taken, the token says whose it is.
     async fn create(&self, post: InstancesPost, token: &str, limit: Duration) -> Result<Instance> {
         let name = post.name.clone();
-        let query = ops::queries::ProjectTargetQuery {
-            project: self.place.name(),
-            target: None,
-        };
         let made = async {
             let started = self
-                .call::<ops::instances::InstancesPost>((), query, Json(post))
+                .call::<ops::instances::InstancesPost>((), Default::default(), Json(post))
                 .await?;
             self.ended(started, limit).await
         };
@@ -263,7 +249,7 @@ impl Incus {
         let done = async {
             let path = (name.to_owned(),);
             let started = self
-                .call::<ops::instances::InstanceStatePut>(path, self.place.query(), Json(put))
+                .call::<ops::instances::InstanceStatePut>(path, Default::default(), Json(put))
                 .await?;
             self.ended(started, limit).await
         };
@@ -328,7 +314,7 @@ impl Incus {
         }
         let path = (name.to_owned(),);
         let started = self
-            .call::<ops::instances::InstanceDelete>(path, self.place.query(), NoBody)
+            .call::<ops::instances::InstanceDelete>(path, Default::default(), NoBody)
             .await?;
         self.ended(started, Duration::from_secs(300))
             .await
@@ -344,14 +330,14 @@ impl Incus {
         let started = self
             .call::<ops::instance_snapshots::InstanceSnapshotsPost>(
                 (name.to_owned(),),
-                self.place.query(),
+                Default::default(),
                 Json(post),
             )
             .await?;
         self.ended(started, Duration::from_secs(600)).await?;
         let path = (name.to_owned(), snapshot.clone());
         let got = self
-            .call::<ops::instance_snapshots::InstanceSnapshotGet>(path, self.place.query(), NoBody)
+            .call::<ops::instance_snapshots::InstanceSnapshotGet>(path, Default::default(), NoBody)
             .await?;
         let mut made = Snapshot::new(format!("{name}/{snapshot}"));
         made.name = Untrusted::new(snapshot);
@@ -377,7 +363,7 @@ impl Incus {
             p.restore = snapshot.to_owned();
         });
         let started = self
-            .call::<ops::instances::InstancePut>((name.to_owned(),), self.place.query(), Json(put))
+            .call::<ops::instances::InstancePut>((name.to_owned(),), Default::default(), Json(put))
             .await?;
         self.ended(started, Duration::from_secs(600)).await?;
         Ok(self.instance(self.full(name).await?))
@@ -412,12 +398,12 @@ impl Incus {
 
     /// The console's log as it is now.
     async fn console(&self, name: &str) -> Result<Bytes> {
-        let query = ops::queries::ProjectTypeQuery {
-            project: self.place.name(),
-            r#type: None,
-        };
         let reply = self
-            .call::<ops::instances::InstanceConsoleGet>((name.to_owned(),), query, NoBody)
+            .call::<ops::instances::InstanceConsoleGet>(
+                (name.to_owned(),),
+                Default::default(),
+                NoBody,
+            )
             .await?;
         reply
             .body
@@ -508,7 +494,6 @@ impl Compute for Incus {
 
     fn list(&self, options: ListOptions) -> BoxStream<'_, Result<Instance>> {
         let query = ops::instances::InstancesGetQuery {
-            project: self.place.name(),
             // Addresses are part of the state, which the server has to ask every instance for.
             recursion: Some(if options.addresses { 2 } else { 1 }),
             filter: facts::filter(&options),

@@ -1,0 +1,400 @@
+//! Our Incus client and command line against a real daemon, with the official client as the witness.
+//!
+//! `ci/incus-up` brings the daemon up or uses the one that runs. The live tests of the client run over the unix socket
+//! and over HTTPS, then the compute conformance suite and the checks of the command line. Each test notes which operations
+//! succeeded and which effect the official client has seen (`BOXRIG_RECORD`); from these notes `docs/peers-incus.md` is
+//! written, and `api/exercised.tsv` is checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::{Result, coverage, root, server, shell};
+
+/// The fewest operations that must be exercised live, and the fewest checks.
+const OPERATIONS: usize = 150;
+const CHECKS: usize = 150;
+
+const DOCUMENT: &str = "docs/peers-incus.md";
+const REASONS: &str = "api/incus-not-exercised.tsv";
+const EXERCISED: &str = "api/exercised.tsv";
+
+const SUITES: &[&str] = &["unix", "https", "compute", "cli"];
+
+/// Runs the suites that `options` name, by default all; only all of them together say something about the tables.
+pub(crate) fn run(options: &[&str]) -> Result<()> {
+    let mut suites = Vec::new();
+    let mut write = false;
+    let mut rest = options.iter();
+    while let Some(option) = rest.next() {
+        match *option {
+            "--suite" => suites.push(*rest.next().ok_or("--suite needs a value")?),
+            "--write" => write = true,
+            other => return Err(format!("peers incus: unknown option {other}").into()),
+        }
+    }
+    let all = suites.is_empty();
+    if all {
+        suites = SUITES.to_vec();
+    }
+    let bench = Bench::prepare()?;
+    let mut failed = Vec::new();
+    for suite in suites {
+        let outcome = bench.suite(suite);
+        let lines = bench.notes()?.iter().filter(|n| n.is_of(suite)).count();
+        println!("peers incus {suite}: {lines} effects confirmed");
+        if let Err(e) = outcome {
+            println!("peers incus {suite}: {e}");
+            failed.push(suite);
+        }
+    }
+    if !failed.is_empty() {
+        return Err(format!("failed: {}", failed.join(", ")).into());
+    }
+    if all {
+        bench.judge(write)?;
+    }
+    Ok(())
+}
+
+/// One line that a test has noted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Note {
+    operation: String,
+    test: String,
+    way: String,
+}
+
+impl Note {
+    /// `incus`, operation, verdict, test, way; only what the official client confirmed counts.
+    fn parse(line: &str) -> Option<Self> {
+        match line.split('\t').collect::<Vec<_>>()[..] {
+            ["incus", operation, "confirmed", test, way] => Some(Self {
+                operation: operation.to_owned(),
+                test: test.to_owned(),
+                way: way.to_owned(),
+            }),
+            _ => None,
+        }
+    }
+
+    fn is_of(&self, suite: &str) -> bool {
+        self.way == suite
+    }
+}
+
+/// The daemon and where the tests note what they did.
+struct Bench {
+    daemon: BTreeMap<String, String>,
+    program: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn prepare() -> Result<Self> {
+        let mut up = Command::new(root().join("ci/incus-up"));
+        let said = shell::read(&mut up)?;
+        let line = said
+            .lines()
+            .rev()
+            .find_map(|l| l.strip_prefix("INCUS READY "))
+            .ok_or("ci/incus-up does not say that the daemon is ready")?;
+        let daemon = line
+            .split(' ')
+            .filter_map(|word| word.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
+        Ok(Self {
+            daemon,
+            program: server::program()?,
+            folder: tempfile::Builder::new().prefix("boxrig-incus-").tempdir()?,
+        })
+    }
+
+    fn of_daemon(&self, name: &str) -> Result<&str> {
+        let value = self.daemon.get(name).map(String::as_str);
+        value.ok_or_else(|| format!("ci/incus-up does not say {name}").into())
+    }
+
+    fn record(&self) -> PathBuf {
+        self.folder.path().join("record.tsv")
+    }
+
+    /// Tests of a package with the daemon in their environment; a skipped one is a failure.
+    fn tests(&self, arguments: &[&str], way: &str) -> Result<()> {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo
+            .args(["test", "--quiet"])
+            .args(arguments)
+            .current_dir(root())
+            .env("BOXRIG_REQUIRE", "incus")
+            .env("BOXRIG_RECORD", self.record())
+            .env("BOXRIG_TEST_PROGRAM", &self.program)
+            .env("BOXRIG_INCUS_VERSION", self.of_daemon("version")?);
+        for name in [
+            "INCUS_REMOTE",
+            "INCUS_PROJECT",
+            "INCUS_CONF",
+            "INCUS_SOCKET",
+            "INCUS_DIR",
+        ] {
+            cargo.env_remove(name);
+        }
+        if way != "https" {
+            cargo.env("BOXRIG_INCUS_SOCKET", self.of_daemon("socket")?);
+        }
+        if way != "unix" {
+            cargo
+                .env("BOXRIG_INCUS_HTTPS", self.of_daemon("https")?)
+                .env("BOXRIG_INCUS_CERT", self.of_daemon("cert")?)
+                .env("BOXRIG_INCUS_KEY", self.of_daemon("key")?)
+                .env("BOXRIG_INCUS_SERVER_CERT", self.of_daemon("servercert")?);
+        }
+        shell::run(&mut cargo)
+    }
+
+    fn suite(&self, name: &str) -> Result<()> {
+        match name {
+            "unix" | "https" => self.tests(&["--package=boxrig-incus", "--test=live"], name),
+            "compute" => self.tests(&["--package=boxrig", "--test=incus", "conformance"], name),
+            "cli" => self.tests(
+                &[
+                    "--package=boxrig",
+                    "--test=incus",
+                    "--",
+                    "--skip=conformance",
+                ],
+                name,
+            ),
+            other => Err(format!("peers incus: no suite {other}").into()),
+        }
+    }
+
+    fn notes(&self) -> Result<Vec<Note>> {
+        match fs::read_to_string(self.record()) {
+            Ok(text) => Ok(text.lines().filter_map(Note::parse).collect()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Compares what was noted with the tables, or writes them.
+    fn judge(&self, write: bool) -> Result<()> {
+        let notes: BTreeSet<Note> = self.notes()?.into_iter().collect();
+        let mut confirmed: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for note in &notes {
+            confirmed
+                .entry(&note.operation)
+                .or_default()
+                .insert(&note.test);
+        }
+        let checks = notes
+            .iter()
+            .map(|n| (&n.operation, &n.test, &n.way))
+            .count();
+        let reasons = reasons()?;
+        let version = self.of_daemon("version")?;
+        let extensions = extensions(self.of_daemon("socket")?)?;
+        let mut problems = Vec::new();
+        let mut table = String::new();
+        let mut live = 0;
+        for meta in boxrig_incus::CATALOG {
+            let path = format!("{} {}", meta.method, meta.path);
+            let verdict = match confirmed.get(meta.id) {
+                Some(tests) => {
+                    live += 1;
+                    if reasons.contains_key(meta.id) {
+                        problems.push(format!("{}: confirmed, and in {REASONS}", meta.id));
+                    }
+                    let test = tests.first().copied().unwrap_or("");
+                    format!("yes | `{test}`")
+                }
+                None => format!("no | {}", why(meta.id, &reasons, &extensions, version)),
+            };
+            if verdict.ends_with("| ") {
+                problems.push(format!(
+                    "{}: neither confirmed nor a reason why not",
+                    meta.id
+                ));
+            }
+            let _ = writeln!(table, "| `{}` | `{path}` | {verdict} |", meta.id);
+        }
+        let known: BTreeSet<&str> = boxrig_incus::CATALOG.iter().map(|m| m.id).collect();
+        for note in notes
+            .iter()
+            .filter(|n| !known.contains(n.operation.as_str()))
+        {
+            problems.push(format!("{}: noted, and no operation", note.operation));
+        }
+        for (name, _) in reasons
+            .iter()
+            .filter(|(name, _)| !known.contains(name.as_str()))
+        {
+            problems.push(format!("{REASONS}: no operation {name}"));
+        }
+        if live < OPERATIONS || checks < CHECKS {
+            problems.push(format!(
+                "{live} operations by {checks} checks; wanted {OPERATIONS} and {CHECKS}"
+            ));
+        }
+        let document = document(version, live, &table);
+        let rows = rows(&confirmed);
+        if write {
+            fs::write(root().join(DOCUMENT), &document)?;
+            write_exercised(&rows)?;
+        } else {
+            if fs::read_to_string(root().join(DOCUMENT)).unwrap_or_default() != document {
+                problems.push(format!(
+                    "{DOCUMENT} is not what this run says; --write writes it"
+                ));
+            }
+            for (platform, operation, test) in coverage::exercised()? {
+                let happened = confirmed
+                    .get(operation.as_str())
+                    .is_some_and(|tests| tests.contains(test.as_str()));
+                if platform == "incus" && !happened {
+                    problems.push(format!("{EXERCISED}: {operation} by {test} did not happen"));
+                }
+            }
+        }
+        for problem in &problems {
+            println!("{problem}");
+        }
+        println!(
+            "peers incus: {checks} checks, {live} of {} operations exercised live, {} problems",
+            boxrig_incus::CATALOG.len(),
+            problems.len()
+        );
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err("the tables are not what the run says".into())
+        }
+    }
+}
+
+/// Why an operation is not exercised: the extension that the daemon lacks, or the reason written down.
+fn why(
+    id: &str,
+    reasons: &BTreeMap<String, String>,
+    extensions: &BTreeSet<String>,
+    version: &str,
+) -> String {
+    if let Some(reason) = reasons.get(id) {
+        return reason.clone();
+    }
+    let lacking = boxrig_incus::OPERATION_EXTENSIONS
+        .iter()
+        .find(|(operation, extension)| *operation == id && !extensions.contains(*extension));
+    match lacking {
+        Some((_, extension)) => format!("needs the extension `{extension}`, which {version} lacks"),
+        None => String::new(),
+    }
+}
+
+/// The rows of `api/exercised.tsv`: one test for each operation.
+fn rows(confirmed: &BTreeMap<&str, BTreeSet<&str>>) -> Vec<String> {
+    confirmed
+        .iter()
+        .filter_map(|(operation, tests)| Some(format!("incus\t{operation}\t{}", tests.first()?)))
+        .collect()
+}
+
+fn write_exercised(rows: &[String]) -> Result<()> {
+    let path = root().join(EXERCISED);
+    let text = fs::read_to_string(&path)?;
+    let mut lines: Vec<&str> = text.lines().filter(|l| !l.starts_with("incus\t")).collect();
+    // The platforms stand one after the other, in the order of the alphabet but for the title.
+    let at = lines
+        .iter()
+        .skip(1)
+        .position(|l| *l > "incus\t")
+        .map_or(lines.len(), |at| at + 1);
+    for (place, row) in rows.iter().enumerate() {
+        lines.insert(at + place, row);
+    }
+    fs::write(path, lines.join("\n") + "\n")?;
+    Ok(())
+}
+
+/// The rows of `api/incus-not-exercised.tsv`: operation, reason.
+fn reasons() -> Result<BTreeMap<String, String>> {
+    let text = fs::read_to_string(root().join(REASONS))?;
+    text.lines()
+        .skip(1)
+        .map(|line| match line.split('\t').collect::<Vec<_>>()[..] {
+            [operation, reason] if !reason.is_empty() => Ok((operation.into(), reason.into())),
+            _ => Err(format!("{REASONS}: not two columns: {line:?}").into()),
+        })
+        .collect()
+}
+
+/// What the daemon says it can, asked by the official client.
+fn extensions(socket: &str) -> Result<BTreeSet<String>> {
+    let mut query = Command::new("incus");
+    query.args(["query", "/1.0"]).env("INCUS_SOCKET", socket);
+    let said: serde_json::Value = serde_json::from_str(&shell::read(&mut query)?)?;
+    let list = said["api_extensions"].as_array().cloned();
+    let list = list.ok_or("the daemon lists no extensions")?;
+    Ok(list
+        .iter()
+        .filter_map(|e| e.as_str().map(str::to_owned))
+        .collect())
+}
+
+fn document(version: &str, live: usize, table: &str) -> String {
+    format!(
+        "<!-- Written by `cargo xtask peers incus --write`. -->\n\
+         # Incus, against a real daemon\n\n\
+         `cargo xtask peers incus` brings up Incus {version} with the distribution's packages (`ci/incus-up`) and runs the live tests \
+         of the client over its unix socket and over HTTPS, the compute conformance suite and the checks of the command \
+         line. \"Exercised live\" means: the operation succeeded, and the official client (`incus`) showed the effect; the \
+         tests note it when they have compared. {live} of {} operations are.\n\n\
+         | operation | | exercised live | by, or why not |\n| --- | --- | --- | --- |\n{table}",
+        boxrig_incus::CATALOG.len()
+    )
+}
+
+/// Where a test binary of the workspace notes what it did; for the tests' own use.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_confirmed_effects_count() {
+        let line = "incus\tprofiles_post\tconfirmed\tcrates/incus/tests/live/a.rs::t\tunix";
+        let note = Note::parse(line).unwrap();
+        assert!(note.is_of("unix") && !note.is_of("https"));
+        assert_eq!(note.operation, "profiles_post");
+        for other in [
+            "incus\tprofiles_post\tok\tt\tunix",
+            "fastvm\tprofiles_post\tconfirmed\tt\tunix",
+            "incus\tprofiles_post\tconfirmed\tt",
+            "",
+        ] {
+            assert_eq!(Note::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_missing_extension_is_a_reason() {
+        let (id, extension) = boxrig_incus::OPERATION_EXTENSIONS[0];
+        let none = BTreeSet::new();
+        let reasons = BTreeMap::new();
+        assert!(why(id, &reasons, &none, "6.0").contains(extension));
+        let has = [extension.to_owned()].into();
+        assert_eq!(why(id, &reasons, &has, "6.0"), "");
+        let said = [(id.to_owned(), "a cluster's".to_owned())].into();
+        assert_eq!(why(id, &said, &has, "6.0"), "a cluster's");
+    }
+
+    #[test]
+    fn reasons_are_of_operations() {
+        let known: BTreeSet<&str> = boxrig_incus::CATALOG.iter().map(|m| m.id).collect();
+        for (operation, _) in reasons().unwrap() {
+            assert!(known.contains(operation.as_str()), "{operation}");
+        }
+    }
+}
