@@ -190,10 +190,7 @@ impl Bench {
                 .or_default()
                 .insert(&note.test);
         }
-        let checks = notes
-            .iter()
-            .map(|n| (&n.operation, &n.test, &n.way))
-            .count();
+        let checks = notes.len();
         let reasons = reasons()?;
         let version = self.of_daemon("version")?;
         let extensions = extensions(self.of_daemon("socket")?)?;
