@@ -63,6 +63,12 @@ impl Ignore {
         }
     }
 
+    /// Sends this file too, whatever the rules say.
+    pub fn and_always(mut self, path: &[u8]) -> Self {
+        self.always.push(clean(path));
+        self
+    }
+
     /// Whether a path is left out. A directory that is left out may still hold files that are not:
     /// [`may_keep_within`](Self::may_keep_within).
     pub fn leaves_out(&self, path: &[u8]) -> bool {

@@ -3,21 +3,29 @@
 mod api;
 #[cfg(feature = "transport")]
 mod builder;
+mod deploy;
+mod environment;
 mod exec;
 mod files;
 mod groups;
 mod logs;
 mod session;
 mod socket;
+mod waiting;
+mod why;
 
 pub use api::{Api, ApiCall};
 #[cfg(feature = "transport")]
 pub use builder::{ClientBuilder, RetryConfig};
+pub use deploy::{Deploy, DeployEvent, Deployed};
+pub use environment::{EnvChange, Environment, Variables};
 pub use exec::{AttachedRun, ExecEvent, ExecEvents, ExecOutput, ExecSession, OneOff, RunAttached};
 pub use files::{CliConfig, Login};
 pub use groups::*;
 pub use logs::{LogLine, LogOptions, LogStream};
 pub use socket::{Pipe, PipeEnds, SocketInput};
+pub use waiting::Wait;
+pub use why::{Finding, Why};
 
 use std::time::Duration;
 
