@@ -50,3 +50,5 @@ pub mod streams;
 pub mod testing;
 #[cfg(feature = "server")]
 pub mod tls;
+#[cfg(feature = "server")]
+pub mod vergeos;

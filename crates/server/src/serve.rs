@@ -29,6 +29,7 @@ use crate::record::Recorder;
 use crate::router::Around;
 use crate::state::Store;
 use crate::tls::{Authority, Names, Tls};
+use crate::vergeos::Vergeos;
 
 /// The version of the control API. A command line tool of another version starts a server of its own.
 pub const API_VERSION: u32 = 1;
@@ -154,7 +155,11 @@ impl Server {
         let rack = Rack::open(core.clone()).await;
         let rack = Arc::new(rack.map_err(|e| StartError::new(e.kind, e.message))?);
         let hosts = AllowedHosts::new(config.allow_hosts.iter().cloned().chain(names.public));
-        let front = Front::new(hosts, control.clone(), fastvm).convox(rack);
+        let vergeos = Vergeos::open(core.clone()).await;
+        let vergeos = Arc::new(vergeos.map_err(|e| StartError::new(e.kind, e.message))?);
+        let front = Front::new(hosts, control.clone(), fastvm)
+            .convox(rack)
+            .vergeos(vergeos);
         let platforms: Vec<_> = front.platforms().cloned().collect();
 
         let listener = TcpListener::bind(config.listen)

@@ -1,6 +1,7 @@
 //! Typed tables, and transactions over them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use serde::Serialize;
@@ -43,6 +44,10 @@ impl<T> Table<T> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// A number that grows with every change that readers see.
+    pub fn version(&self) -> u64 {
+        self.0.version.load(Ordering::Acquire)
+    }
     /// Looks at all documents in place. Commits wait for `look`: keep it short.
     pub fn with<R>(&self, look: impl FnOnce(&BTreeMap<String, Arc<T>>) -> R) -> R {
         look(&self.0.committed.read().unwrap_or_else(|e| e.into_inner()))
@@ -53,6 +58,8 @@ pub(super) struct TableData<T> {
     name: &'static str,
     live: Mutex<Documents<T>>,
     committed: RwLock<Documents<T>>,
+    /// Changes with `committed`, while its lock is held.
+    version: AtomicU64,
 }
 
 impl<T: DeserializeOwned> TableData<T> {
@@ -67,6 +74,7 @@ impl<T: DeserializeOwned> TableData<T> {
             name,
             live: Mutex::new(all.clone()),
             committed: RwLock::new(all),
+            version: AtomicU64::new(0),
         })
     }
 }
@@ -75,6 +83,7 @@ impl<T> TableData<T> {
     fn publish(&self, key: &str, value: Option<Arc<T>>) {
         let mut all = self.committed.write().unwrap_or_else(|e| e.into_inner());
         set(&mut all, key, value);
+        self.version.fetch_add(1, Ordering::Release);
     }
     /// Throws away what was not committed.
     fn roll_back(&self, key: &str) {
@@ -120,7 +129,9 @@ impl<T: Send + Sync + 'static> Replacement for (Arc<TableData<T>>, Documents<T>)
     }
     fn publish(self: Box<Self>) {
         let (table, all) = *self;
-        *table.committed.write().unwrap_or_else(|e| e.into_inner()) = all;
+        let mut committed = table.committed.write().unwrap_or_else(|e| e.into_inner());
+        *committed = all;
+        table.version.fetch_add(1, Ordering::Release);
     }
     fn roll_back(self: Box<Self>) {
         let committed = self.0.committed.read().unwrap_or_else(|e| e.into_inner());

@@ -35,6 +35,10 @@ pub(super) async fn reset(call: Called, _: Request<Reset>) -> Result<JsonReply<D
     }
     clear(&*call.core.engine).await?;
     call.core.store.replace(Dump::new()).await?;
+    // A platform may have something from its first start on.
+    for platform in call.platforms() {
+        platform.reload().await;
+    }
     Ok(JsonReply::ok(Done { done: true }))
 }
 

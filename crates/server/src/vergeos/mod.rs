@@ -1,0 +1,165 @@
+//! VergeOS: a table engine, and what its rows do.
+//!
+//! Every table of the platform is described in `api/vergeos-schema.txt`; the same few operations read and write all of
+//! them. What rows do besides being rows – machines that start, tasks that run – is in [`behaviour`]. Actions that
+//! nobody does answer a 501 that names them (`not_implemented.txt`).
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`schema`] | tables, columns, actions |
+//! | [`db`], [`tx`], [`row`] | rows in memory, durable before they are told |
+//! | `select`, `value`, `ere`, `project` | filters, orders, projections |
+//! | `write` | types, lists of values, references, uniqueness |
+//! | `auth`, `access` | who asks, and what they may |
+//! | `rows`, `acts`, `files` | the handlers |
+
+mod access;
+mod acts;
+mod auth;
+pub mod behaviour;
+pub mod content;
+pub mod db;
+pub mod ere;
+mod files;
+mod project;
+pub mod row;
+mod rows;
+pub mod schema;
+mod seed;
+mod select;
+pub mod state;
+mod timers;
+pub mod tx;
+mod value;
+mod write;
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use boxrig_vergeos::{VergeOs, ops};
+use boxrig_wire::{ApiError, BoxFuture, Kind, WireBody};
+use http::Response;
+use tokio::task::JoinSet;
+
+pub use state::Shared as VergeOsState;
+
+use state::{Cx, State};
+
+use crate::core::{Core, Platform};
+use crate::router::{RequestInfo, Router};
+use crate::state::lock;
+
+/// The actions that answer 501, one a line, as `table.action`.
+pub const NOT_IMPLEMENTED: &str = include_str!("not_implemented.txt");
+
+/// Everything that is described, mounted.
+pub fn router() -> Router<VergeOs, VergeOsState> {
+    Router::new()
+        .guard(auth::admit)
+        .mount(ops::TableList, rows::list)
+        .mount(ops::TableGet, rows::get)
+        .mount(ops::TableCreate, rows::create)
+        .mount(ops::TableUpdate, rows::update)
+        .mount(ops::RowAction, acts::by_query_route)
+        .mount(ops::TableDelete, rows::delete)
+        .mount(ops::TableAction, acts::by_table)
+        .mount(ops::RowVerb, acts::by_row_path)
+        .mount(ops::RowApply, acts::apply)
+        .mount(ops::TableVerb, acts::by_table_path)
+        .mount(ops::TableSchema, rows::describe_table)
+        .mount(ops::FileGet, files::get)
+        .mount(ops::FilePut, files::put)
+        .mount(ops::CloudInitGet, files::get_cloudinit)
+        .mount(ops::TokenCreate, files::begin_session)
+        .mount(ops::TokenDelete, files::end_session)
+}
+
+/// VergeOS as a part of the server.
+pub struct Vergeos {
+    cx: Cx,
+    router: Router<VergeOs, VergeOsState>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl fmt::Debug for Vergeos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vergeos").field("cx", &self.cx).finish()
+    }
+}
+
+impl Vergeos {
+    /// Loads the rows; at the first start, makes those that every system has.
+    ///
+    /// # Errors
+    ///
+    /// When the state cannot be read or written.
+    pub async fn open(core: Arc<Core>) -> Result<Self, ApiError> {
+        let state = Arc::new(State::load(core, behaviour::all())?);
+        let around = state.core.around.clone();
+        let cx = Cx::of(state, None);
+        seed::first(&cx).await?;
+        Ok(Self {
+            cx,
+            router: around.into_iter().fold(router(), Router::around),
+            tasks: Mutex::default(),
+        })
+    }
+
+    /// The state, on the server's own behalf.
+    pub fn cx(&self) -> &Cx {
+        &self.cx
+    }
+
+    async fn start(&self) {
+        for behaviour in &self.cx.behaviours {
+            behaviour.start(&self.cx).await;
+        }
+        self.cx.wake_timers();
+    }
+}
+
+impl Platform for Vergeos {
+    fn route(
+        &self,
+        info: RequestInfo,
+        request: http::Request<WireBody>,
+    ) -> BoxFuture<'_, Response<WireBody>> {
+        Box::pin(self.router.route(self.cx.state().clone(), info, request))
+    }
+
+    fn ready(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            lock(&self.tasks).spawn(timers::run(self.cx.clone()));
+            self.start().await;
+        })
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async { lock(&self.tasks).abort_all() })
+    }
+
+    fn reset(&self) -> BoxFuture<'_, Result<(), ApiError>> {
+        Box::pin(async {
+            self.cx.forget();
+            let cleared = self.cx.content.clear().await;
+            cleared.map_err(|e| ApiError::new(Kind::Failed, format!("the content of files: {e}")))
+        })
+    }
+
+    fn reload(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            self.cx.forget();
+            if let Err(e) = seed::first(&self.cx).await {
+                tracing::error!(error = %e, "what a new system has could not be made");
+            }
+            self.start().await;
+        })
+    }
+
+    fn holdings(&self) -> usize {
+        self.cx.db.len("vms")
+    }
+}
+
+#[cfg(test)]
+mod tests;
