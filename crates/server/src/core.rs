@@ -12,6 +12,7 @@ use crate::auth::Credentials;
 use crate::faults::Faults;
 use crate::ids::Ids;
 use crate::router::{Around, RequestInfo};
+use crate::services::Services;
 use crate::state::Store;
 
 /// What all protocols of a server share; held in an `Arc`.
@@ -22,6 +23,10 @@ pub struct Core {
     pub store: Store,
     /// Where instances run.
     pub engine: Arc<dyn Engine>,
+    /// Images from Dockerfiles, by that engine.
+    pub builder: boxrig_build::Builder,
+    /// Host names that lead to ports of its instances.
+    pub services: Services,
     /// The time of everything that has a time: creation, expiry, tokens.
     pub clock: Arc<dyn Clock>,
     /// The same clock when it is a virtual one, which can be moved.

@@ -15,6 +15,7 @@ use http::{Response, StatusCode};
 
 use crate::core::Platform;
 use crate::router::{Peer, RequestInfo, error};
+use crate::services::{Client, Services};
 
 /// The domain of services: `<service>.<app>.localhost`, `<name>--<vm id in hex>.proxy.localhost`.
 const SERVICE_DOMAIN: &str = ".localhost";
@@ -47,6 +48,7 @@ fn normal(host: &str) -> String {
 /// The protocols of a server behind its addresses.
 pub struct Front {
     hosts: AllowedHosts,
+    services: Option<Services>,
     control: Arc<dyn Platform>,
     fastvm: Arc<dyn Platform>,
     vergeos: Arc<dyn Platform>,
@@ -65,12 +67,20 @@ impl Front {
     pub fn new(hosts: AllowedHosts, control: Arc<dyn Platform>, fastvm: Arc<dyn Platform>) -> Self {
         Self {
             hosts,
+            services: None,
             control,
             fastvm,
             vergeos: Absent::<boxrig_vergeos::VergeOs>::platform(),
             incus: Absent::<boxrig_incus::Incus>::platform(),
             convox: Absent::<boxrig_convox::Convox>::platform(),
         }
+    }
+
+    /// With host names that lead to instances.
+    #[must_use]
+    pub fn services(mut self, services: Services) -> Self {
+        self.services = Some(services);
+        self
     }
 
     /// With VergeOS answered by `platform`.
@@ -99,8 +109,14 @@ impl Front {
         request: http::Request<WireBody>,
     ) -> Response<WireBody> {
         let local = matches!(info.peer, Peer::Unix { .. });
-        if !local && let Err(refusal) = self.admit(&info) {
-            return refusal.response();
+        if !local {
+            match self.admit(&info) {
+                Err(refusal) => return refusal.response(),
+                Ok(Addressed::Server) => {}
+                Ok(Addressed::Service(authority)) => {
+                    return self.service(info, authority, request).await;
+                }
+            }
         }
         let path = request.uri().path();
         let platform = match first_segment(path) {
@@ -123,8 +139,33 @@ impl Front {
         platform.route(info, request).await
     }
 
+    /// Answers a request to a service's host name. Whatever its path, it reaches no protocol of the server's.
+    async fn service(
+        &self,
+        info: RequestInfo,
+        authority: Authority,
+        request: http::Request<WireBody>,
+    ) -> Response<WireBody> {
+        let client = Client {
+            address: match info.peer {
+                Peer::Tcp(address) => Some(address),
+                _ => None,
+            },
+            tls: info.tls,
+            authority,
+        };
+        match &self.services {
+            Some(services) => services.answer(client, request).await,
+            None => Refusal {
+                status: StatusCode::NOT_FOUND,
+                words: "no services are published here".to_owned(),
+            }
+            .response(),
+        }
+    }
+
     /// Whether a request that came over TCP is addressed to this server, by a program of the user's own choice.
-    fn admit(&self, info: &RequestInfo) -> Result<(), Refusal> {
+    fn admit(&self, info: &RequestInfo) -> Result<Addressed, Refusal> {
         let mut hosts = info.headers.get_all(HOST).iter();
         let host = match hosts.next() {
             None => None,
@@ -156,11 +197,9 @@ impl Front {
             (None, None) => return Err(Refusal::bad("the Host header is missing")),
         };
         let host = authority.host();
-        if let Some(name) = service_name(host) {
-            return Err(Refusal {
-                status: StatusCode::NOT_FOUND,
-                words: format!("no service is published as {name:?}"),
-            });
+        if is_service(host) {
+            // Who may come from where is the service's own affair.
+            return Ok(Addressed::Service(authority));
         }
         if !self.hosts.contains(host) {
             return Err(Refusal {
@@ -183,16 +222,23 @@ impl Front {
                 "requests from other web sites are refused",
             ));
         }
-        Ok(())
+        Ok(Addressed::Server)
     }
 }
 
-/// The name of a service, when a host name is one's.
-fn service_name(host: &str) -> Option<String> {
+/// What a request is addressed to.
+enum Addressed {
+    /// The server's own protocols.
+    Server,
+    /// A service, by this host.
+    Service(Authority),
+}
+
+/// Whether a host name is a service's: `<service>.<app>` or `<name>--<id>.proxy`, two labels, and the domain.
+fn is_service(host: &str) -> bool {
     let host = normal(host);
-    let name = host.strip_suffix(SERVICE_DOMAIN)?;
-    // `<service>.<app>` or `<name>--<id>.proxy`: two labels.
-    (name.split('.').count() == 2).then(|| name.to_owned())
+    let name = host.strip_suffix(SERVICE_DOMAIN);
+    name.is_some_and(|name| name.split('.').count() == 2)
 }
 
 /// Whether there is nothing but a host and a port: no user, no words in the port's place.

@@ -9,6 +9,7 @@
 //! | [`serve`], [`config`] | starting and ending a server |
 //! | [`listen`], [`tls`] | connections |
 //! | [`front`] | which protocol answers a request |
+//! | [`services`] | published host names, and the way to the processes that serve them |
 //! | [`router`] | handlers on described operations |
 //! | [`core`] | what the protocols share: [`state`], engine, clock, [`ids`], [`auth`], [`faults`] |
 //! | [`control`] | the control API on the unix socket |
@@ -42,6 +43,8 @@ pub mod record;
 pub mod router;
 #[cfg(feature = "server")]
 pub mod serve;
+#[cfg(feature = "server")]
+pub mod services;
 #[cfg(feature = "server")]
 pub mod state;
 #[cfg(feature = "server")]

@@ -27,6 +27,7 @@ use crate::ids::Ids;
 use crate::listen::{self, Connections, Service, Stop, serve_tcp};
 use crate::record::Recorder;
 use crate::router::Around;
+use crate::services::Services;
 use crate::state::Store;
 use crate::tls::{Authority, Names, Tls};
 use crate::vergeos::Vergeos;
@@ -139,6 +140,8 @@ impl Server {
         }
         let core = Arc::new(Core {
             store,
+            builder: boxrig_build::Builder::new(engine.clone()),
+            services: Services::new(engine.clone()),
             engine,
             clock,
             virtual_clock,
@@ -149,6 +152,9 @@ impl Server {
             data,
             origin: OnceLock::new(),
         });
+        if let Err(e) = core.builder.sweep().await {
+            tracing::warn!(error = %e, "what builds left behind stays for now");
+        }
         let control = Arc::new(Control::new(core.clone()));
         let fastvm = Fastvm::open(core.clone(), config.quotas).await;
         let fastvm = Arc::new(fastvm.map_err(|e| StartError::new(e.kind, e.message))?);
@@ -159,7 +165,8 @@ impl Server {
         let vergeos = Arc::new(vergeos.map_err(|e| StartError::new(e.kind, e.message))?);
         let front = Front::new(hosts, control.clone(), fastvm)
             .convox(rack)
-            .vergeos(vergeos);
+            .vergeos(vergeos)
+            .services(core.services.clone());
         let platforms: Vec<_> = front.platforms().cloned().collect();
 
         let listener = TcpListener::bind(config.listen)

@@ -69,7 +69,13 @@ async fn get(mut stream: TlsStream<TcpStream>, path: &str) -> String {
 async fn both_versions_and_every_local_name() {
     let server = Server::start().await.unwrap();
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-        for name in ["localhost", "127.0.0.1", "::1", "x.proxy.localhost"] {
+        for name in [
+            "localhost",
+            "127.0.0.1",
+            "::1",
+            "x.proxy.localhost",
+            "web.app.localhost",
+        ] {
             let stream = connect(&server, config(&server, version), name)
                 .await
                 .unwrap();

@@ -1,5 +1,6 @@
 //! The certificate authority, its files, and the server's certificate.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -27,6 +28,8 @@ const CA_DAYS: u32 = 3650;
 const LEAF_DAYS: u32 = 397;
 /// A certificate with less life left is renewed.
 const RENEW_DAYS: u32 = 30;
+/// Most certificates of services that are held.
+const MOST_SERVICES: usize = 512;
 /// Certificates begin this much in the past, for clocks that go slow.
 const SKEW: Duration = Duration::from_secs(3600);
 
@@ -53,13 +56,69 @@ pub struct Authority {
     served: Arc<Served>,
 }
 
-#[derive(Debug, Default)]
-struct Served(RwLock<Option<Arc<CertifiedKey>>>);
+/// The certificates that are shown: the server's own, and one for each service that was asked for by name. A certificate's
+/// wildcard stands for one label, so none can cover the services of all apps.
+#[derive(Debug)]
+struct Served {
+    dir: PathBuf,
+    names: Names,
+    own: RwLock<Option<Arc<CertifiedKey>>>,
+    services: RwLock<HashMap<String, Arc<CertifiedKey>>>,
+}
+
+impl Served {
+    fn new(dir: &Path, names: &Names) -> Arc<Self> {
+        Arc::new(Self {
+            dir: dir.to_owned(),
+            names: names.clone(),
+            own: RwLock::default(),
+            services: RwLock::default(),
+        })
+    }
+
+    fn set(&self, key: Arc<CertifiedKey>) {
+        *self.own.write().unwrap_or_else(|e| e.into_inner()) = Some(key);
+        // Those of services have its key and its life.
+        self.services
+            .write()
+            .unwrap_or_else(|e| e.into_inner())
+            .clear();
+    }
+
+    fn of_service(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        let known = self.services.read().unwrap_or_else(|e| e.into_inner());
+        if let Some(key) = known.get(name) {
+            return Some(key.clone());
+        }
+        drop(known);
+        let made = service_leaf(&self.dir, &self.names, name, seconds(SystemTime::now()));
+        let key = made
+            .inspect_err(|e| tracing::warn!(error = %e, "no certificate for a service"))
+            .ok()?;
+        let mut known = self.services.write().unwrap_or_else(|e| e.into_inner());
+        // Whoever asks for ever new names makes it work, but not grow.
+        if known.len() >= MOST_SERVICES {
+            known.clear();
+        }
+        known.insert(name.to_owned(), key.clone());
+        Some(key)
+    }
+}
 
 impl ResolvesServerCert for Served {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.read().unwrap_or_else(|e| e.into_inner()).clone()
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let service = hello.server_name().map(str::to_ascii_lowercase);
+        service
+            .filter(|name| is_service(name))
+            .and_then(|name| self.of_service(&name))
+            .or_else(|| self.own.read().unwrap_or_else(|e| e.into_inner()).clone())
     }
+}
+
+/// `<service>.<app>.localhost`. Names under `proxy` are the server's own certificate's.
+fn is_service(name: &str) -> bool {
+    let labels: Vec<_> = name.split('.').collect();
+    matches!(labels[..], [_, app, "localhost"] if app != "proxy")
 }
 
 impl Authority {
@@ -99,8 +158,8 @@ impl Authority {
         files::write_private(&dir.join("facts.json"), |f| f.write_all(&text))?;
         Ok(Self {
             dir: dir.to_owned(),
+            served: Served::new(dir, &facts.names),
             facts,
-            served: Arc::default(),
         })
     }
 
@@ -152,7 +211,7 @@ impl Authority {
         let new = Self::open(&self.dir, &self.facts.names, now)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let key = certified(&self.dir, &provider)?;
-        *self.served.0.write().unwrap_or_else(|e| e.into_inner()) = Some(key);
+        self.served.set(key);
         self.facts = new.facts;
         Ok(())
     }
@@ -162,7 +221,7 @@ impl Authority {
         provider: &Arc<CryptoProvider>,
     ) -> io::Result<Arc<dyn ResolvesServerCert>> {
         let key = certified(&self.dir, provider)?;
-        *self.served.0.write().unwrap_or_else(|e| e.into_inner()) = Some(key);
+        self.served.set(key);
         Ok(self.served.clone())
     }
 }
@@ -227,21 +286,45 @@ fn make_ca(dir: &Path, names: &Names, now: u64) -> io::Result<u64> {
     Ok(end)
 }
 
-fn make_leaf(dir: &Path, names: &Names, now: u64) -> io::Result<u64> {
+fn issuer(dir: &Path, names: &Names) -> io::Result<Issuer<'static, KeyPair>> {
     let ca_key = fs::read_to_string(dir.join("ca-key.pem"))?;
     let ca_key = KeyPair::from_pem(&ca_key).map_err(io::Error::other)?;
-    let issuer = Issuer::new(ca_params(names), ca_key);
-    let mut all: Vec<String> = ["localhost", "*.proxy.localhost", "127.0.0.1", "::1"]
-        .map(str::to_owned)
-        .into();
-    all.extend(names.public.iter().cloned());
-    let mut params = CertificateParams::new(all).map_err(io::Error::other)?;
+    Ok(Issuer::new(ca_params(names), ca_key))
+}
+
+fn leaf_params(names: Vec<String>) -> io::Result<CertificateParams> {
+    let mut params = CertificateParams::new(names).map_err(io::Error::other)?;
     params
         .distinguished_name
         .push(DnType::CommonName, "boxrig local server");
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+/// A certificate for one service, on the server's own key; it is in no file.
+fn service_leaf(dir: &Path, names: &Names, name: &str, now: u64) -> io::Result<Arc<CertifiedKey>> {
+    let mut params = leaf_params(vec![name.to_owned()])?;
+    set_life(&mut params, now, LEAF_DAYS);
+    let text = fs::read_to_string(dir.join("server-key.pem"))?;
+    let key = KeyPair::from_pem(&text).map_err(io::Error::other)?;
+    let cert = params
+        .signed_by(&key, &issuer(dir, names)?)
+        .map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(io::Error::other)?;
+    let provider = rustls::crypto::ring::default_provider();
+    let key = CertifiedKey::from_der(vec![cert.der().clone()], key, &provider);
+    Ok(Arc::new(key.map_err(io::Error::other)?))
+}
+
+fn make_leaf(dir: &Path, names: &Names, now: u64) -> io::Result<u64> {
+    let issuer = issuer(dir, names)?;
+    let mut all: Vec<String> = ["localhost", "*.proxy.localhost", "127.0.0.1", "::1"]
+        .map(str::to_owned)
+        .into();
+    all.extend(names.public.iter().cloned());
+    let mut params = leaf_params(all)?;
     let end = set_life(&mut params, now, LEAF_DAYS);
     // A new key each time, and with it a new serial number.
     let key = KeyPair::generate().map_err(io::Error::other)?;
