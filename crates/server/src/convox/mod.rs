@@ -6,26 +6,31 @@
 //!
 //! What racks do on the wire that no description says is here: [`Rack::answer`].
 
-// Builds, promotion and what they need of the log come next.
-#![allow(dead_code)]
-
 mod apps;
 mod builds;
 mod exec;
+mod health;
 mod images;
 mod logging;
 mod logs;
+mod manifest;
 mod objects;
+mod output;
 mod params;
 mod processes;
 mod records;
 mod releases;
+mod resources;
+mod routes;
+mod services;
 mod settings;
 mod shell;
 mod sockets;
+mod start;
 mod state;
 mod system;
 mod time;
+mod timers;
 mod usage;
 mod who;
 mod worker;
@@ -44,7 +49,6 @@ pub use state::Scope;
 
 use crate::core::{Core, Platform};
 use crate::router::{Call, RequestInfo, Router, error};
-use crate::state::lock;
 use state::{Shared, State};
 
 /// What handlers get.
@@ -91,6 +95,7 @@ pub fn router() -> Router<Convox, Scope> {
         .mount(ops::apps::AppDelete, apps::delete)
         .mount(ops::apps::AppCancel, apps::cancel)
         .mount(ops::apps::AppLogs, logging::app)
+        .mount(ops::builds::BuildCreate, builds::create)
         .mount(ops::builds::BuildGet, builds::get)
         .mount(ops::builds::BuildList, builds::list)
         .mount(ops::builds::BuildUpdate, builds::update)
@@ -107,6 +112,7 @@ pub fn router() -> Router<Convox, Scope> {
         .mount(ops::objects::ObjectDelete, objects::delete)
         .mount(ops::processes::ProcessList, processes::list)
         .mount(ops::processes::ProcessGet, processes::get)
+        .mount(ops::processes::ProcessRun, processes::run)
         .mount(ops::processes::ProcessStop, processes::stop)
         .mount(ops::processes::ProcessLogs, logging::process)
         .mount(ops::processes::ProcessExec, exec::exec)
@@ -120,6 +126,55 @@ pub fn router() -> Router<Convox, Scope> {
         .mount(ops::releases::ReleaseList, releases::list)
         .mount(ops::releases::ReleaseGet, releases::get)
         .mount(ops::releases::ReleaseCreate, releases::create)
+        .mount(ops::releases::ReleasePromote, releases::promote)
+        .mount(ops::resources::ResourceList, resources::list)
+        .mount(ops::resources::ResourceGet, resources::get)
+        .mount(ops::resources::ResourceConsole, resources::console)
+        .mount(ops::resources::ResourceExport, resources::export)
+        .mount(ops::resources::ResourceImport, resources::import)
+        .mount(
+            ops::system_resources::SystemResourceList,
+            resources::system_list,
+        )
+        .mount(
+            ops::system_resources::SystemResourceGet,
+            resources::system_get,
+        )
+        .mount(
+            ops::system_resources::SystemResourceCreate,
+            resources::system_create,
+        )
+        .mount(
+            ops::system_resources::SystemResourceDelete,
+            resources::system_delete,
+        )
+        .mount(
+            ops::system_resources::SystemResourceTypes,
+            resources::system_types,
+        )
+        .mount(ops::system_resources::SystemResourceLink, resources::link)
+        .mount(
+            ops::system_resources::SystemResourceUnlink,
+            resources::unlink,
+        )
+        .mount(
+            ops::system_resources::SystemResourceUpdate,
+            resources::system_update,
+        )
+        .mount(ops::services::ServiceList, services::list)
+        .mount(ops::services::ServiceUpdate, services::update)
+        .mount(ops::services::ServiceRestart, services::restart)
+        .mount(
+            ops::services::ServiceScaleOverrideSet,
+            services::scale_override,
+        )
+        .mount(
+            ops::manifest::AppManifestService,
+            services::manifest_service,
+        )
+        .mount(ops::balancers::BalancerList, services::balancers)
+        .mount(ops::v2_classic::FormationGet, services::formation)
+        .mount(ops::v2_classic::FormationUpdate, services::update_formation)
         .mount(ops::services::ServiceLogs, logging::service)
         .mount(ops::system::SystemGet, system::get)
         .mount(ops::system::SystemLogs, logging::system)
@@ -162,6 +217,9 @@ impl Rack {
     pub async fn open(core: Arc<Core>) -> Result<Self, ApiError> {
         let state = Arc::new(State::load(core)?);
         objects::sweep(&state);
+        builds::recover(&state).await?;
+        worker::recover(&state).await?;
+        resources::recover(&state).await?;
         let around = state.core.around.clone();
         let router = around.into_iter().fold(router(), Router::around);
         Ok(Self {
@@ -418,14 +476,27 @@ impl Platform for Rack {
 
     fn ready(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            for app in self.state.apps.list() {
-                self.state.start_worker(&app.name);
+            let state = &self.state;
+            state.background(worker::engine_events(state.clone()));
+            state.background(timers::run(state.clone()));
+            for process in state.processes.list() {
+                if process.phase == records::Phase::Running {
+                    start::attend(state, &process.id);
+                    start::reconnect(state, &process).await;
+                }
+            }
+            for record in state.resources.list() {
+                resources::tend(state, &record);
+            }
+            for app in state.apps.list() {
+                routes::publish(state, &app.name);
+                state.start_worker(&app.name);
             }
         })
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async { lock(&self.state.tasks).abort_all() })
+        Box::pin(async { worker::halt(&self.state) })
     }
 
     fn holdings(&self) -> usize {

@@ -4,7 +4,7 @@ use boxrig_convox::{Done, Reply, models, ops};
 use boxrig_wire::{ApiError, Request};
 use futures_util::{StreamExt, stream};
 
-use super::records::{Phase, Process};
+use super::records::{Phase, Process, Purpose};
 use super::state::{State, instance};
 use super::time::stamp;
 use super::{Cx, shell};
@@ -84,4 +84,51 @@ pub(super) async fn stop(
     })
     .await?;
     Ok(Done)
+}
+pub(super) async fn run(
+    cx: Cx,
+    rq: Request<ops::processes::ProcessRun>,
+) -> Result<Reply<models::Process>, ApiError> {
+    let (app, service) = rq.path;
+    let h = rq.headers;
+    let unsupported = [
+        ("Gpu", h.gpu.is_some_and(|n| n > 0)),
+        ("Volumes", !h.volumes.0.is_empty()),
+        ("Use-Service-Volume", h.use_service_volume == Some(true)),
+        ("Privileged", h.privileged == Some(true)),
+        ("Node-Labels", h.node_labels.is_some_and(|l| !l.is_empty())),
+    ];
+    if let Some((name, _)) = unsupported.iter().find(|(_, asked)| *asked) {
+        return Err(ApiError::not_implemented("ProcessRun")
+            .with_detail("option", *name)
+            .reworded(format!(
+                "ProcessRun with {name} is not implemented by this server"
+            )));
+    }
+    let whole = |n: Option<i64>| n.and_then(|n| u32::try_from(n).ok());
+    let spec = super::start::Run {
+        service,
+        release: h.release.filter(|r| !r.is_empty()),
+        command: h.command.filter(|c| !c.is_empty()),
+        image: h.image.filter(|i| !i.is_empty()),
+        environment: h.environment.0,
+        cpu: whole(h.cpu_limit.or(h.cpu)),
+        memory: whole(h.memory_limit.or(h.memory)),
+        purpose: Purpose::Run,
+        name: String::new(),
+    };
+    let process = super::start::one_off(&cx.state.state, &app, spec).await?;
+    Ok(Reply(view(&cx, &process).await))
+}
+
+/// An error with other words.
+trait Reworded {
+    fn reworded(self, words: String) -> Self;
+}
+
+impl Reworded for ApiError {
+    fn reworded(mut self, words: String) -> Self {
+        self.message = words;
+        self
+    }
 }

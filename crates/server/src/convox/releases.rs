@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use boxrig_convox::{Reply, models, ops};
-use boxrig_wire::{ApiError, Request};
+use boxrig_convox::{Done, Reply, models, ops};
+use boxrig_wire::{ApiError, Kind, Request};
 
 use super::Cx;
 use super::apps::happened;
-use super::records::Release;
+use super::records::{Deploy, Release};
 use super::state::{State, in_app, put};
 use super::time::stamp;
 use crate::state::Tx;
 
 /// How many are listed unless the caller says a number.
 const LISTED: usize = 10;
+/// How long a promotion may take unless the caller says otherwise, in seconds.
+const TIMEOUT_S: u64 = 3000;
 
 /// The caller's limit, or the rack's.
 pub(super) fn limit(asked: Option<i64>) -> usize {
@@ -171,6 +173,74 @@ pub(super) async fn list(
     let all = cx.releases_of(&app);
     let some = all.iter().take(limit(rq.query.limit));
     Ok(Reply(some.map(|r| view(r)).collect()))
+}
+
+pub(super) async fn promote(
+    cx: Cx,
+    rq: Request<ops::releases::ReleasePromote>,
+) -> Result<Done, ApiError> {
+    let (name, id) = rq.path;
+    let form = rq.body.0;
+    let force = form.force == Some(true);
+    cx.app(&name)?;
+    if !force && super::apps::status(&*cx.app(&name)?) != "running" {
+        return Err(busy());
+    }
+    let release = cx.release(&name, &id)?;
+    if release.manifest.trim().is_empty() {
+        return Err(ApiError::invalid(
+            "can not promote a release with an empty manifest",
+        ));
+    }
+    super::manifest::of(&release)?;
+    super::resources::try_again(&cx.state.state, &name).await?;
+    let percent = |n: Option<i64>| n.map(|n| u32::try_from(n.clamp(0, 1000)).unwrap_or(100));
+    let seconds = form
+        .timeout
+        .and_then(|n| u64::try_from(n).ok())
+        .filter(|n| *n > 0);
+    let now = cx.core.now_ms();
+    let deploy = Deploy {
+        release: id.clone(),
+        started_ms: now,
+        deadline_ms: now + seconds.unwrap_or(TIMEOUT_S) * 1000,
+        min: percent(form.min),
+        max: percent(form.max),
+        actor: cx.who.actor.to_string(),
+        ..Deploy::default()
+    };
+    cx.write(&name, |tx| {
+        let app = tx
+            .get(&cx.apps, &name)
+            .ok_or_else(|| super::state::no_app(&name))?;
+        let mut app = super::records::App::clone(&app);
+        if app.deleting || (app.deploy.is_some() && !force) {
+            return Err(busy());
+        }
+        let active = super::state::key(&name, &app.release);
+        if tx
+            .get(&cx.releases, &active)
+            .is_some_and(|a| release.seq < a.seq)
+        {
+            return Err(ApiError::invalid(
+                "can not promote an older release, try rollback",
+            ));
+        }
+        app.deploy = Some(Deploy {
+            from: app.release.clone(),
+            ..deploy
+        });
+        app.failure = None;
+        tx.put(&cx.apps, &name, app)?;
+        Ok(())
+    })
+    .await?;
+    happened(&cx, "release:promote", &[("app", &name), ("id", &id)]).await;
+    Ok(Done)
+}
+
+fn busy() -> ApiError {
+    ApiError::new(Kind::Denied, "app is currently updating")
 }
 
 #[cfg(test)]

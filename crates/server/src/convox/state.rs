@@ -1,6 +1,6 @@
 //! What the handlers share: the tables, the log, and who waits for what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Bound;
 use std::path::PathBuf;
@@ -12,8 +12,9 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::logs::Logs;
+use super::logs::{Logs, Source};
 use super::records::{App, Build, Event, Object, Process, Registry, Release};
+use super::resources::Record;
 use super::usage::Usage;
 use super::who::{Tokens, Who};
 use crate::core::Core;
@@ -40,14 +41,20 @@ pub struct State {
     pub(super) registries: Table<Registry>,
     /// Configuration files of apps, by `app/name`: the bytes in base64.
     pub(super) configs: Table<String>,
+    pub(super) resources: Table<Record>,
     pub(super) events: Table<Event>,
     pub(super) tokens: Tokens,
     pub(super) logs: Logs,
     pub(super) usage: Usage,
+    pub(super) checks: Checks,
+    /// Held while the router is told who serves.
+    pub(super) routing: Mutex<()>,
     /// When this server began.
     pub(super) started_ms: u64,
     /// Everything that goes on in the background; ended with the server.
     pub(super) tasks: Mutex<JoinSet<()>>,
+    /// Processes that something is being done with.
+    busy: Arc<Mutex<BTreeSet<String>>>,
     /// Wakes an app's worker.
     workers: Mutex<BTreeMap<String, Arc<Notify>>>,
     /// The folder of the rack's own files.
@@ -117,10 +124,14 @@ impl State {
             objects: core.store.table("convox.objects")?,
             registries: core.store.table("convox.registries")?,
             configs: core.store.table("convox.configs")?,
+            resources: core.store.table("convox.resources")?,
             events: core.store.table("convox.events")?,
             tokens,
             logs: Logs::open(folder.join("logs"), core.clock.clone()),
             usage: Usage::default(),
+            checks: Checks::default(),
+            routing: Mutex::default(),
+            busy: Arc::default(),
             started_ms: core.now_ms(),
             tasks: Mutex::default(),
             workers: Mutex::default(),
@@ -238,6 +249,28 @@ impl State {
         Ok(done)
     }
 
+    /// Reserves a process for what is to be done with it; `None` when something is.
+    pub(super) fn busy(&self, id: &str) -> Option<Busy> {
+        lock(&self.busy).insert(id.to_owned()).then(|| Busy {
+            all: self.busy.clone(),
+            id: id.to_owned(),
+        })
+    }
+
+    /// Runs something beside everything else, until it ends or the server does.
+    pub(super) fn background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = lock(&self.tasks);
+        // What has ended is forgotten here.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(work);
+    }
+
+    /// Writes a line of the rack itself into an app's log.
+    pub(super) fn say(&self, app: &str, what: &str, text: &str) {
+        let source = Arc::new(Source::new("system", "boxrig", what));
+        self.logs.say(app, &source, text.to_owned());
+    }
+
     /// What wakes the worker of an app.
     pub(super) fn waker(&self, app: &str) -> Arc<Notify> {
         lock(&self.workers)
@@ -319,5 +352,34 @@ pub(super) async fn detached<T: Send + 'static>(
     match tokio::spawn(work).await {
         Ok(result) => result,
         Err(e) => Err(ApiError::new(Kind::Failed, format!("internal error: {e}"))),
+    }
+}
+
+/// A process that something is being done with, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Busy {
+    all: Arc<Mutex<BTreeSet<String>>>,
+    id: String,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        lock(&self.all).remove(&self.id);
+    }
+}
+
+/// What the last health check of each process said, when it failed.
+#[derive(Debug, Default)]
+pub(super) struct Checks(Mutex<BTreeMap<String, String>>);
+
+impl Checks {
+    pub(super) fn note(&self, id: &str, why: String) {
+        lock(&self.0).insert(id.to_owned(), why);
+    }
+    pub(super) fn last(&self, id: &str) -> Option<String> {
+        lock(&self.0).get(id).cloned()
+    }
+    pub(super) fn forget(&self, id: &str) {
+        lock(&self.0).remove(id);
     }
 }

@@ -5,4 +5,6 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 mod api;
+mod deploy;
 mod http;
+mod resources;
