@@ -5,6 +5,7 @@
 mod accounts;
 mod api;
 mod bad_input;
+mod crash;
 mod files;
 mod read;
 mod write;
