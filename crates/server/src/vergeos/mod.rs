@@ -39,6 +39,7 @@ use std::sync::{Arc, Mutex};
 use boxrig_vergeos::{VergeOs, ops};
 use boxrig_wire::{ApiError, BoxFuture, Kind, WireBody};
 use http::Response;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use tokio::task::JoinSet;
 
 pub use state::Shared as VergeOsState;
@@ -118,13 +119,42 @@ impl Vergeos {
     }
 }
 
+/// The same answer for human eyes, as `X-JSON-Non-Compact: 1` asks for it.
+fn spread_out(response: Response<WireBody>) -> Response<WireBody> {
+    let (mut parts, body) = response.into_parts();
+    let json = parts.headers.get(CONTENT_TYPE);
+    let json = json.is_some_and(|t| t.as_bytes().starts_with(b"application/json"));
+    // Content of files is a stream, and is never in hand.
+    let text = body
+        .as_bytes()
+        .filter(|bytes| json && !bytes.is_empty())
+        .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok())
+        .and_then(|value| serde_json::to_string_pretty(&value).ok());
+    match text {
+        Some(text) => {
+            parts.headers.remove(CONTENT_LENGTH);
+            Response::from_parts(parts, WireBody::full(text))
+        }
+        None => Response::from_parts(parts, body),
+    }
+}
+
 impl Platform for Vergeos {
     fn route(
         &self,
         info: RequestInfo,
         request: http::Request<WireBody>,
     ) -> BoxFuture<'_, Response<WireBody>> {
-        Box::pin(self.router.route(self.cx.state().clone(), info, request))
+        Box::pin(async move {
+            let spread = info.header("x-json-non-compact") == Some("1");
+            let state = self.cx.state().clone();
+            let response = self.router.route(state, info, request).await;
+            if spread {
+                spread_out(response)
+            } else {
+                response
+            }
+        })
     }
 
     fn ready(&self) -> BoxFuture<'_, ()> {

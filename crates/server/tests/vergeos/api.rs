@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 /// A server and how it is asked.
 pub(crate) struct Api {
     pub(crate) server: Server,
-    caller: Caller,
+    pub(crate) caller: Caller,
 }
 
 /// What was answered.
@@ -63,7 +63,7 @@ impl Api {
         }
     }
 
-    fn admin(&self) -> (HeaderName, String) {
+    pub(crate) fn admin(&self) -> (HeaderName, String) {
         let env = self.server.running().unwrap().env();
         basic("admin", env.get("VERGE_PASSWORD").unwrap())
     }

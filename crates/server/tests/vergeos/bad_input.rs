@@ -1,11 +1,12 @@
 //! Wrong requests: the documented answer, and the right kind of error at a client.
 
 use boxrig_vergeos::VergeOs;
-use boxrig_wire::{Kind, RawBody};
+use boxrig_wire::{CallOptions, Kind, RawBody, RawRequest};
 use http::Method;
+use http::header::{HeaderName, HeaderValue};
 use serde_json::json;
 
-use super::api::Api;
+use super::api::{Api, basic};
 
 #[tokio::test]
 async fn paths_that_lead_nowhere() {
@@ -53,18 +54,98 @@ async fn bodies_that_are_none() {
     assert_eq!(api.query("vms", &[("fields", &deep)]).await.status, 422);
 }
 
-/// The statuses are of the right kind for a client.
-#[test]
-fn statuses_have_kinds() {
-    use boxrig_wire::{ApiError, Protocol};
-    for (error, status) in [
-        (ApiError::invalid("x"), 422),
-        (ApiError::not_found("x"), 404),
-        (ApiError::conflict("x"), 409),
-        (ApiError::new(Kind::Denied, "x"), 403),
-        (ApiError::new(Kind::Unauthenticated, "x"), 401),
-        (ApiError::not_implemented("x"), 501),
+/// The client reads from the answer what it means, and what the server said.
+#[tokio::test]
+async fn errors_have_their_kind_at_a_client() {
+    let api = Api::start().await;
+    api.make("vms", json!({ "name": "web" })).await;
+    let (bob, _) = api.user("bob").await;
+    let post = |path: &str, body| {
+        let body = RawBody::Json(body);
+        RawRequest::new(Method::POST, format!("/api/v4/{path}")).body(body)
+    };
+    let get = |path: &str| RawRequest::new(Method::GET, format!("/api/v4/{path}"));
+    let admin = api.admin();
+    let wrong = basic("admin", "wrong");
+    for (who, request, kind, words) in [
+        (
+            &wrong,
+            get("system"),
+            Kind::Unauthenticated,
+            "Login is required",
+        ),
+        (&bob, get("vms"), Kind::Denied, "Permission denied"),
+        (
+            &admin,
+            get("no_such_table"),
+            Kind::NotFound,
+            "no_such_table",
+        ),
+        (&admin, get("vms/99"), Kind::NotFound, "row does not exist"),
+        (
+            &admin,
+            get("vms").query("filter", "x"),
+            Kind::Invalid,
+            "Invalid argument",
+        ),
+        (
+            &admin,
+            get("vms").query("fields", "name["),
+            Kind::Invalid,
+            "Invalid argument",
+        ),
+        (
+            &admin,
+            get("vms").query("sort", "bogus"),
+            Kind::Invalid,
+            "bogus",
+        ),
+        (
+            &admin,
+            post("vms", json!({ "name": "web" })),
+            Kind::Conflict,
+            "row exists",
+        ),
+        (
+            &admin,
+            post("vnet_actions", json!({ "vnet": 1, "action": "killpower" })),
+            Kind::Invalid,
+            "value 'killpower' is not in list",
+        ),
     ] {
-        assert_eq!(VergeOs::encode_error(&error).status().as_u16(), status);
+        let (name, value) = who.clone();
+        let options = CallOptions::new().header(name, HeaderValue::from_str(&value).unwrap());
+        let answer = api.caller.raw::<VergeOs>(request.options(options)).await;
+        let e = answer.unwrap_err();
+        let said = e.server_message().map_or("", |m| m.raw());
+        assert_eq!(e.kind(), kind, "{words}: {e}");
+        assert!(said.contains(words), "{words}: {said}");
     }
+}
+
+#[tokio::test]
+async fn answers_are_compact_unless_asked_otherwise() {
+    let api = Api::start().await;
+    let text = |spread: bool| {
+        let (name, value) = api.admin();
+        let mut options = CallOptions::new().header(name, HeaderValue::from_str(&value).unwrap());
+        if spread {
+            let name = HeaderName::from_static("x-json-non-compact");
+            options = options.header(name, HeaderValue::from_static("1"));
+        }
+        let request = RawRequest::new(Method::GET, "/api/v4/settings?fields=key").options(options);
+        let api = &api;
+        async move {
+            api.caller
+                .raw::<VergeOs>(request)
+                .await
+                .unwrap()
+                .into_body()
+        }
+    };
+    assert_eq!(text(false).await, r#"[{"key":"cloud_name"}]"#);
+    assert_eq!(
+        text(true).await,
+        "[\n  {\n    \"key\": \"cloud_name\"\n  }\n]"
+    );
 }

@@ -169,7 +169,7 @@ fn round(commit: bool) -> usize {
         assert_eq!(status, 200);
         let rows = rows.as_array().unwrap();
         let names: BTreeSet<&str> = rows.iter().map(|r| r["name"].as_str().unwrap()).collect();
-        let told_names = told.names.lock().unwrap();
+        let told_names = told.names.lock().unwrap().clone();
         let mut lost = told_names
             .iter()
             .filter(|n| !names.contains(n.as_str()))

@@ -168,10 +168,10 @@ fn compare(left: &Value, op: &str, right: &str, quoted: bool) -> bool {
         _ if null || left.is_null() => return false,
         _ => {}
     }
-    match (op, order(left, right, quoted)) {
-        ("gt", Some(1)) | ("ge", Some(0 | 1)) | ("lt", Some(-1)) | ("le", Some(-1 | 0)) => true,
-        _ => false,
-    }
+    matches!(
+        (op, order(left, right, quoted)),
+        ("gt", Some(1)) | ("ge", Some(0 | 1)) | ("lt", Some(-1)) | ("le", Some(-1 | 0))
+    )
 }
 
 /// -1, 0 or 1; nothing when the two cannot be compared.
