@@ -9,8 +9,8 @@ use tokio::sync::broadcast;
 
 use crate::types::{
     Attributes, Capabilities, DirEntry, EngineEvent, ExecSpec, ExitStatus, FileMeta, ImageConfig,
-    ImageInfo, InstanceInfo, InstanceSpec, Limits, LogOptions, SnapshotInfo, SnapshotSpec, Stats,
-    StopMode, WinSize, WriteOptions,
+    ImageInfo, InstanceInfo, InstanceSpec, Limits, LogOptions, NetworkPolicy, SnapshotInfo,
+    SnapshotSpec, Stats, StopMode, WinSize, WriteOptions,
 };
 use crate::{Error, InstanceId, Kind, Result, SnapshotId};
 
@@ -81,6 +81,21 @@ pub trait Engine: Send + Sync + Debug {
         id: &'a InstanceId,
         limits: Limits,
     ) -> BoxFuture<'a, Result<InstanceInfo>>;
+
+    /// Changes what it may reach, at once: open connections that the new rules deny are reset. Whether a running instance has
+    /// a network at all cannot be changed.
+    ///
+    /// # Errors
+    /// `InvalidState` for that; `Unsupported` by engines that enforce no rules.
+    fn set_network<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        network: NetworkPolicy,
+    ) -> BoxFuture<'a, Result<InstanceInfo>> {
+        let _ = (id, network);
+        let words = format!("the {} engine does not change networks", self.name());
+        Box::pin(async move { Err(Error::new(Kind::Unsupported, words)) })
+    }
 
     /// What it uses now.
     fn stats<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<Stats>>;

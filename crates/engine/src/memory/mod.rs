@@ -21,8 +21,8 @@ use crate::{
     BASE_IMAGE, BoxDuplex, BoxFuture, BoxReader, Capabilities, Clock, DirEntry, EnforcedLimits,
     Engine, EngineEvent, Error, EventKind, Exec, ExecSpec, FileMeta, FileRead, GuestListener,
     ImageInfo, InstanceId, InstanceInfo, InstanceSpec, InstanceState, Isolation, Kind, Limits,
-    LogOptions, LogStream, Result, SnapshotId, SnapshotInfo, SnapshotSpec, Source, Stats, StopMode,
-    WinSize, WriteOptions, check,
+    LogOptions, LogStream, NetworkPolicy, Result, SnapshotId, SnapshotInfo, SnapshotSpec, Source,
+    Stats, StopMode, WinSize, WriteOptions, check,
 };
 
 /// How many events a slow listener may be behind.
@@ -451,6 +451,19 @@ impl Engine for Memory {
             self.change(id, None, |info| {
                 info.spec.limits = limits;
                 info.enforced = EnforcedLimits::default();
+                Ok(())
+            })
+        })
+    }
+
+    fn set_network<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        network: NetworkPolicy,
+    ) -> BoxFuture<'a, Result<InstanceInfo>> {
+        Box::pin(async move {
+            self.change(id, None, |info| {
+                info.spec.network = network;
                 Ok(())
             })
         })

@@ -77,6 +77,12 @@ impl Live {
         let _ = pidfd_send_signal(self.pidfd.get_ref().as_fd(), Signal::KILL);
     }
 
+    pub(super) fn set_policy(&self, policy: crate::EgressPolicy) {
+        if let Some(egress) = lock(&self.egress).as_ref() {
+            egress.set_policy(policy);
+        }
+    }
+
     pub(super) fn counters(&self) -> Option<EgressCounters> {
         lock(&self.egress).as_ref().map(Egress::counters)
     }

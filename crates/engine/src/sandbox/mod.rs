@@ -56,8 +56,8 @@ use crate::lock::DirectoryLock;
 use crate::net::EgressOptions;
 use crate::{
     BASE_IMAGE, EnforcedLimits, EngineEvent, Error, EventKind, Exec, ExecSpec, InstanceId,
-    InstanceInfo, InstanceSpec, InstanceState, Kind, Limits, Options, Result, SnapshotId, Source,
-    Stats, StopMode, WinSize, check,
+    InstanceInfo, InstanceSpec, InstanceState, Kind, Limits, NetworkPolicy, Options, Result,
+    SnapshotId, Source, Stats, StopMode, WinSize, check,
 };
 
 pub(crate) use self::refusal::probe;
@@ -553,6 +553,39 @@ impl Inner {
             record.spec.limits = limits;
             record.enforced = enforced.unwrap_or(record.enforced);
         })?;
+        Ok(instance.info())
+    }
+
+    async fn set_network(
+        self: &Arc<Self>,
+        instance: &Arc<Instance>,
+        network: NetworkPolicy,
+    ) -> Result<InstanceInfo> {
+        let _op = instance.op.lock().await;
+        instance_exists(instance)?;
+        let none = |network: &NetworkPolicy| matches!(network, NetworkPolicy::None);
+        let runs = matches!(
+            instance.state(),
+            InstanceState::Running | InstanceState::Paused
+        );
+        if runs && none(&instance.record().spec.network) != none(&network) {
+            return Err(Error::new(
+                Kind::InvalidState,
+                format!(
+                    "instance {} must be stopped to get a network or lose it",
+                    instance.id
+                ),
+            ));
+        }
+        let policy = match &network {
+            NetworkPolicy::Egress(policy) => policy.clone(),
+            NetworkPolicy::None | NetworkPolicy::Default => crate::EgressPolicy::default(),
+        };
+        // On record first: after a crash in between, the next start of the server puts it in force.
+        instance.change(|record| record.spec.network = network)?;
+        if let Some(live) = instance.live() {
+            live.set_policy(policy);
+        }
         Ok(instance.info())
     }
 

@@ -14,8 +14,8 @@ use crate::{
     Attributes, BASE_IMAGE, BoxDuplex, BoxFuture, BoxReader, Capabilities, DirEntry, Engine,
     EngineEvent, Error, Exec, ExecSpec, FileMeta, FileRead, GuestAccept, GuestListener,
     ImageConfig, ImageInfo, InstanceId, InstanceInfo, InstanceSpec, Isolation, Limits, LogOptions,
-    LogSource, LogStream, Result, SnapshotId, SnapshotInfo, SnapshotSpec, Stats, StopMode, WinSize,
-    WriteOptions,
+    LogSource, LogStream, NetworkPolicy, Result, SnapshotId, SnapshotInfo, SnapshotSpec, Stats,
+    StopMode, WinSize, WriteOptions,
 };
 
 /// Starts an operation on an instance that runs to its end.
@@ -104,6 +104,15 @@ impl Engine for Sandbox {
     ) -> BoxFuture<'a, Result<InstanceInfo>> {
         operation!(self, id, |inner, instance| inner
             .update_limits(&instance, limits))
+    }
+
+    fn set_network<'a>(
+        &'a self,
+        id: &'a InstanceId,
+        network: NetworkPolicy,
+    ) -> BoxFuture<'a, Result<InstanceInfo>> {
+        operation!(self, id, |inner, instance| inner
+            .set_network(&instance, network))
     }
 
     fn stats<'a>(&'a self, id: &'a InstanceId) -> BoxFuture<'a, Result<Stats>> {

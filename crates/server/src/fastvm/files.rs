@@ -32,7 +32,7 @@ use crate::ids;
 use crate::router::Peer;
 
 /// How long addresses are good for.
-const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+pub(super) const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The one media type an upload may have.
 const OCTETS: &str = "application/octet-stream";
 /// Bytes that are read from a staging file at a time.
@@ -60,6 +60,7 @@ pub(super) async fn presign(
         signature_sha256: digest(signature.as_bytes()),
         max_bytes: machine.disk_gib << 30,
         expires_ms,
+        media: None,
     };
     let kept = object.clone();
     cx.state
@@ -94,7 +95,11 @@ fn denied(words: &str) -> ApiError {
 }
 
 /// The object that an address is for, if its signature is right and its time not over.
-fn find(state: &State, id: &str, query: &ops::ObjectQuery) -> Result<Arc<Object>, ApiError> {
+pub(super) fn find(
+    state: &State,
+    id: &str,
+    query: &ops::ObjectQuery,
+) -> Result<Arc<Object>, ApiError> {
     let object = state
         .objects
         .get(id)
@@ -123,9 +128,10 @@ fn find_for(cx: &Cx, id: &str, query: &ops::ObjectQuery) -> Result<Arc<Object>, 
 
 pub(super) async fn put(cx: Cx, rq: Request<ops::PutObject>) -> Result<Empty, ApiError> {
     let object = find_for(&cx, &rq.path.0, &rq.query)?;
-    if rq.body.content_type.as_deref() != Some(OCTETS) {
+    let signed = object.media.as_deref().unwrap_or(OCTETS);
+    if rq.body.content_type.as_deref() != Some(signed) {
         return Err(
-            ApiError::invalid(format!("Content-Type: exactly {OCTETS} is signed"))
+            ApiError::invalid(format!("Content-Type: exactly {signed} is signed"))
                 .with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE),
         );
     }
@@ -235,7 +241,7 @@ pub(super) async fn fetch(
 }
 
 /// The object of an address that presign gave out.
-fn issued(state: &State, url: &str) -> Result<Arc<Object>, ApiError> {
+pub(super) fn issued(state: &State, url: &str) -> Result<Arc<Object>, ApiError> {
     let foreign = || ApiError::invalid("url: only a download URL of presign is fetched");
     let rest = url
         .strip_prefix(state.core.origin())

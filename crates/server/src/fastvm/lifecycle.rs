@@ -10,6 +10,7 @@ use boxrig_fastvm::ops;
 use boxrig_wire::{ApiError, Endpoint};
 use tokio::sync::oneshot;
 
+use super::firewall;
 use super::once::Wish;
 use super::quota;
 use super::record::{Machine, Phase};
@@ -209,6 +210,7 @@ fn spec(machine: &Machine, source: Source) -> Result<InstanceSpec, ApiError> {
     spec.labels = State::labels(&machine.name);
     spec.source = source;
     spec.env = machine.env.clone();
+    spec.network = firewall::network(machine.firewall.as_ref())?;
     spec.limits = Limits {
         memory_bytes: Some(machine.memory_mib << 20),
         cpus: Some(machine.cpu as f64),

@@ -1,6 +1,6 @@
 //! FastVM on the engine.
 //!
-//! Machines, commands, files, snapshots, the console, timers and quotas are real; what is not there yet answers a 501
+//! Machines, commands, files, snapshots, imports, services, firewalls, the console, timers and quotas are real; what is not there yet answers a 501
 //! that names the operation (`not_implemented.txt`). A machine is an instance of the engine with the same id; its
 //! configuration is a document of the state store. How the two are kept together over a crash is told at
 //! `lifecycle.rs` and `recover.rs`.
@@ -9,7 +9,9 @@ mod console;
 mod due;
 mod exec;
 mod files;
+mod firewall;
 mod guest;
+mod imports;
 mod lifecycle;
 mod locks;
 mod once;
@@ -17,6 +19,7 @@ mod quota;
 mod record;
 mod recover;
 mod rules;
+mod services;
 mod snapshots;
 mod staging;
 mod state;
@@ -110,6 +113,21 @@ pub fn router() -> Router<FastVm, FastVmState> {
         .mount(ops::GetSnapshot, snapshots::get)
         .mount(ops::UpdateSnapshot, snapshots::update)
         .mount(ops::DeleteSnapshot, snapshots::delete)
+        .mount(ops::SetVmFirewall, firewall::set)
+        .mount(ops::PatchVmFirewall, firewall::patch)
+        .mount(ops::ListServices, services::list)
+        .mount(ops::RegisterService, services::register)
+        .mount(ops::UpdateService, services::update)
+        .mount(ops::DeleteService, services::delete)
+        .mount(ops::ListSnapshotImports, imports::list)
+        .mount(ops::CreateSnapshotImport, imports::create)
+        .mount(ops::PresignImportContext, imports::presign)
+        .mount(ops::GetSnapshotImport, imports::get)
+        .mount(ops::DeleteSnapshotImport, imports::delete)
+        .mount(ops::CancelSnapshotImport, imports::cancel)
+        .mount(ops::CreateBuild, imports::older::create)
+        .mount(ops::GetBuild, imports::older::get)
+        .mount(ops::PresignBuildContext, imports::older::presign)
         .mount(ops::GetOrgQuotas, vms::quotas);
     let refused = NOT_IMPLEMENTED
         .lines()
@@ -197,12 +215,20 @@ impl Platform for Fastvm {
     fn stop(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             lock(&self.tasks).abort_all();
+            for (_, work) in lock(&self.state.at_work).drain() {
+                work.abort();
+            }
             self.state.guests.close_all();
         })
     }
 
     fn reset(&self) -> BoxFuture<'_, Result<(), ApiError>> {
         Box::pin(async {
+            for (_, work) in lock(&self.state.at_work).drain() {
+                work.abort();
+            }
+            let cleared = self.state.core.builder.clear_cache().await;
+            cleared.map_err(|e| ApiError::new(boxrig_wire::Kind::Failed, e.to_string()))?;
             let ids = self.state.each_machine(|m| Some(m.id.clone()));
             for id in ids {
                 let gone = lifecycle::delete(&self.state, &id).await;
@@ -214,7 +240,11 @@ impl Platform for Fastvm {
             }
             for snapshot in self.state.snapshots.list() {
                 let id = snapshots::engine_id(&snapshot.id)?;
-                if let Err(e) = self.state.core.engine.delete_snapshot(&id).await
+                let gone = match &snapshot.image {
+                    Some(image) => self.state.core.engine.delete_image(image).await,
+                    None => self.state.core.engine.delete_snapshot(&id).await,
+                };
+                if let Err(e) = gone
                     && e.kind() != boxrig_engine::Kind::NotFound
                 {
                     return Err(engine_error(&e));

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use boxrig_fastvm::Firewall;
 use serde::{Deserialize, Serialize};
 
+use super::services::Kept;
 use super::ttl::Ttl;
 
 /// Where a machine is in its life, as far as it is durable.
@@ -94,6 +96,12 @@ pub(super) struct Machine {
     /// The snapshot that was made in the present pause: a repeat gives the same one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) pause_snapshot: Option<String>,
+    /// Its services, ordered by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) services: Vec<Kept>,
+    /// Its firewall as it was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) firewall: Option<Firewall>,
 }
 
 /// Where a snapshot is in its life.
@@ -147,6 +155,15 @@ pub(super) struct Snapshot {
     /// The machine's environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) env: BTreeMap<String, String>,
+    /// The machine's services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) services: Vec<Kept>,
+    /// The machine's firewall.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) firewall: Option<Firewall>,
+    /// The engine's image that it is instead of a snapshot, when it was imported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) image: Option<String>,
 }
 
 /// An object on its way into or out of a machine: one file in the staging folder, reached by signed addresses.
@@ -163,6 +180,9 @@ pub(super) struct Object {
     pub(super) max_bytes: u64,
     /// When the addresses end and the content is removed.
     pub(super) expires_ms: u64,
+    /// The media type that is signed, where it is not `application/octet-stream`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) media: Option<String>,
 }
 
 /// What a request with an `Idempotency-Key` made. The key of the document is [`super::once::key_of`].

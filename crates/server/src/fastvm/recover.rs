@@ -10,6 +10,7 @@ use boxrig_wire::ApiError;
 use futures_util::{StreamExt, stream};
 
 use super::due::Due;
+use super::imports;
 use super::record::{Machine, Phase, Snapshot, SnapshotPhase};
 use super::snapshots::engine_id;
 use super::state::{LABEL, LABEL_VALUE, Shared, engine_error, instance};
@@ -129,6 +130,7 @@ pub(super) async fn recover(state: &Shared) -> Result<(), ApiError> {
         .await;
     removed.retain(|id| !failures.contains(id));
     let (ready, gone) = recover_snapshots(state).await?;
+    let imports = imports::cut_off(state, now);
     let write = state.core.store.write(|tx| {
         for machine in changed {
             tx.put(&state.machines, &machine.id.clone(), machine)?;
@@ -138,6 +140,9 @@ pub(super) async fn recover(state: &Shared) -> Result<(), ApiError> {
         }
         for id in &removed {
             tx.delete(&state.machines, id);
+        }
+        for import in imports {
+            tx.put(&state.imports, &import.id.clone(), import)?;
         }
         for id in &gone {
             tx.delete(&state.snapshots, id);
@@ -168,6 +173,13 @@ pub(super) async fn recover(state: &Shared) -> Result<(), ApiError> {
         state.staging.remove(&id).await;
     }
     set_timers(state);
+    state
+        .core
+        .services
+        .withdraw_all(|name| name.ends_with(".proxy"));
+    for machine in state.machines.list() {
+        state.publish_services(&machine);
+    }
     Ok(())
 }
 
@@ -181,7 +193,29 @@ async fn recover_snapshots(state: &Shared) -> Result<(Vec<Snapshot>, Vec<String>
         .map(|s| s.spec.id.to_string())
         .collect();
     let (mut ready, mut gone) = (Vec::new(), Vec::new());
+    let images = state.core.engine.list_images().await;
+    let mut images: Vec<String> = images
+        .map_err(|e| engine_error(&e))?
+        .into_iter()
+        .map(|image| image.name)
+        .filter(|name| name.starts_with(imports::IMAGES))
+        .collect();
     for snapshot in state.snapshots.list() {
+        if let Some(image) = &snapshot.image {
+            let there = images.iter().position(|name| name == image);
+            match (snapshot.phase, there) {
+                // Stays in `images`, and is removed below.
+                (SnapshotPhase::Deleting, _) => gone.push(snapshot.id.clone()),
+                (_, Some(at)) => drop(images.swap_remove(at)),
+                (SnapshotPhase::Error, None) => {}
+                (_, None) => {
+                    let mut now = Snapshot::clone(&snapshot);
+                    now.phase = SnapshotPhase::Error;
+                    ready.push(now);
+                }
+            }
+            continue;
+        }
         let there = found.iter().position(|id| *id == snapshot.id);
         let phase = match (snapshot.phase, there) {
             // Stays in `found`, and is removed below.
@@ -211,6 +245,13 @@ async fn recover_snapshots(state: &Shared) -> Result<(Vec<Snapshot>, Vec<String>
         {
             tracing::error!(snapshot = id, error = %e, "what was left of a snapshot cannot be removed");
             gone.retain(|gone| *gone != id);
+        }
+    }
+    for name in images {
+        if let Err(e) = state.core.engine.delete_image(&name).await
+            && e.kind() != Kind::NotFound
+        {
+            tracing::error!(image = name, error = %e, "what was left of an import cannot be removed");
         }
     }
     Ok((ready, gone))

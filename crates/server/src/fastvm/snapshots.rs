@@ -97,6 +97,9 @@ async fn take(
         disk_gib: machine.disk_gib,
         metadata: machine.metadata.clone(),
         env: machine.env.clone(),
+        services: machine.services.clone(),
+        firewall: machine.firewall.clone(),
+        image: None,
     };
     let spec = SnapshotSpec {
         id: engine_id(&snapshot.id)?,
@@ -197,7 +200,18 @@ pub(super) async fn delete(
     rq: Request<ops::DeleteSnapshot>,
 ) -> Result<JsonReply<DeleteResponse>, ApiError> {
     let (id,) = rq.path;
-    let (state, gone) = (cx.state.clone(), id.clone());
+    remove(&cx.state, id.clone()).await?;
+    Ok(JsonReply::ok(deleted(id)))
+}
+
+/// What an imported snapshot has in place of the machine it was made of.
+pub(super) fn no_machine_id() -> String {
+    String::new()
+}
+
+/// Removes a snapshot with its files.
+pub(super) async fn remove(state: &Shared, gone: String) -> Result<(), ApiError> {
+    let state = state.clone();
     detached(async move {
         let _held = state.locks.hold(&gone).await;
         let snapshot = find(&state, &gone)?;
@@ -217,7 +231,11 @@ pub(super) async fn delete(
             write.await
         };
         set(SnapshotPhase::Deleting).await?;
-        match state.core.engine.delete_snapshot(&engine_id).await {
+        let deleted = match &snapshot.image {
+            Some(image) => state.core.engine.delete_image(image).await,
+            None => state.core.engine.delete_snapshot(&engine_id).await,
+        };
+        match deleted {
             Ok(()) => {}
             Err(e) if e.kind() == boxrig_engine::Kind::NotFound => {}
             Err(e) => {
@@ -231,6 +249,5 @@ pub(super) async fn delete(
         });
         forget.await
     })
-    .await?;
-    Ok(JsonReply::ok(deleted(id)))
+    .await
 }

@@ -105,6 +105,24 @@ impl Staging {
         }
     }
 
+    /// The length of a content; `None` when nothing was uploaded.
+    pub(super) fn size(&self, id: &str) -> Option<u64> {
+        std::fs::metadata(self.path(id)).ok().map(|meta| meta.len())
+    }
+
+    /// Moves a content to another place of the same disk; `false` when nothing was uploaded.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub(super) async fn take(&self, id: &str, to: &Path) -> Result<bool, ApiError> {
+        match fs::rename(self.path(id), to).await {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(disk("take the upload", &e)),
+        }
+    }
+
     /// Removes a content, if there is one.
     pub(super) async fn remove(&self, id: &str) {
         if let Err(e) = fs::remove_file(self.path(id)).await

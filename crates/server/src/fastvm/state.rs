@@ -9,10 +9,12 @@ use std::time::Duration;
 use boxrig_engine::InstanceId;
 use boxrig_wire::{ApiError, Kind};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use super::console::Tokens;
 use super::due::{Due, Queue};
 use super::guest::Guests;
+use super::imports::Import;
 use super::locks::Locks;
 use super::quota::Amounts;
 use super::record::{Machine, Made, Object, Phase, Snapshot};
@@ -35,6 +37,9 @@ pub struct State {
     pub(super) snapshots: Table<Snapshot>,
     pub(super) objects: Table<Object>,
     pub(super) made: Table<Made>,
+    pub(super) imports: Table<Import>,
+    /// Imports that are being worked on.
+    pub(super) at_work: Mutex<HashMap<String, AbortHandle>>,
     /// Records that are true and acknowledged while their commit is on its way; see [`State::publish`].
     fresh: Mutex<HashMap<String, Arc<Machine>>>,
     /// Machines that are changing, with the status shown meanwhile.
@@ -74,6 +79,8 @@ impl State {
             snapshots: core.store.table("fastvm.snapshots")?,
             objects,
             made: core.store.table("fastvm.made")?,
+            imports: core.store.table("fastvm.imports")?,
+            at_work: Mutex::default(),
             fresh: Mutex::default(),
             moments: Mutex::default(),
             locks: Locks::default(),
@@ -161,6 +168,7 @@ impl State {
             .await?;
         lock(&self.fresh).remove(&kept.id);
         self.arm_timer(&kept);
+        self.publish_services(&kept);
         self.changed();
         Ok(kept)
     }
@@ -200,6 +208,7 @@ impl State {
             tokio::spawn(write);
         }
         self.arm_timer(&kept);
+        self.publish_services(&kept);
         self.changed();
         kept
     }
@@ -222,6 +231,7 @@ impl State {
             .await?;
         lock(&self.fresh).remove(id);
         self.guests.close(id);
+        self.withdraw_services(id);
         self.queue.set(Due::Machine(id.to_owned()), None);
         for object in &staged {
             self.queue.set(Due::Object(object.clone()), None);

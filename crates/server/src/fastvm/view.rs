@@ -6,15 +6,17 @@ use boxrig_fastvm as api;
 use boxrig_fastvm::{Time, Ttl, TtlAction, VmStatus};
 use serde_json::{Value, json};
 
+use super::firewall;
 use super::quota::Amounts;
 use super::record::{Machine, Phase, Snapshot, SnapshotPhase};
+use super::services::Kept;
 use super::state::State;
 
 /// There is one organisation.
 pub(super) const ORGANISATION: &str = "local";
 
 /// A time in milliseconds since 1970 as RFC 3339 with `Z`.
-fn time(ms: u64) -> Time {
+pub(super) fn time(ms: u64) -> Time {
     let at = i64::try_from(ms)
         .ok()
         .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
@@ -72,6 +74,8 @@ impl State {
                 .filter(|_| m.phase == Phase::Paused)
                 .map(signed),
             paused_at: m.paused_ms.map(time),
+            firewall: m.firewall.clone(),
+            effective_firewall: Some(firewall::effective(m)),
             ..api::Vm::default()
         };
         vm.extra
@@ -94,8 +98,8 @@ impl State {
             created_at: time(s.created_ms),
             metadata: Some(s.metadata.clone()),
             env_vars: Some(s.env.clone().into_iter().collect()),
-            // Services come with a later issue: a machine has none that could be captured.
-            services: Some(Vec::new()),
+            firewall: s.firewall.clone(),
+            services: Some(s.services.iter().map(Kept::captured).collect()),
             ..api::Snapshot::default()
         }
     }

@@ -9,6 +9,7 @@ use boxrig_fastvm::{
 use boxrig_wire::{ApiError, Endpoint, JsonReply, Kind, Patch, Request};
 use http::StatusCode;
 
+use super::firewall;
 use super::lifecycle::{self, Launched};
 use super::once::{Wish, fulfilled_and_gone};
 use super::record::{Machine, Phase, SnapshotPhase};
@@ -127,7 +128,7 @@ fn plan(state: &State, request: CreateVmRequest) -> Result<(Machine, Source), Ap
         rules::env_vars(&env.0)?;
     }
     let ttl = request.ttl.map(|ttl| checked(&ttl)).transpose()?;
-    not_yet("firewall", request.firewall.is_some())?;
+    firewall::network(request.firewall.as_ref())?;
     not_yet("volumes", request.volumes.is_some_and(|v| !v.is_empty()))?;
     not_yet(
         "bucketMounts",
@@ -154,6 +155,8 @@ fn plan(state: &State, request: CreateVmRequest) -> Result<(Machine, Source), Ap
         expires_ms: None,
         remaining_ms: None,
         pause_snapshot: None,
+        services: Vec::new(),
+        firewall: None,
     };
     let source = if let Some(id) = snapshot_id {
         let snapshot = snapshots::find(state, &id)?;
@@ -174,7 +177,12 @@ fn plan(state: &State, request: CreateVmRequest) -> Result<(Machine, Source), Ap
         machine.metadata = snapshot.metadata.clone();
         machine.env = snapshot.env.clone();
         machine.source_name = Some(snapshot.name.clone());
-        Source::Snapshot(snapshots::engine_id(&id)?)
+        machine.services = snapshot.services.clone();
+        machine.firewall = snapshot.firewall.clone();
+        match &snapshot.image {
+            Some(image) => Source::Image(image.clone()),
+            None => Source::Snapshot(snapshots::engine_id(&id)?),
+        }
     } else {
         (machine.cpu, machine.memory_mib) = size.unwrap_or_default();
         Source::Image(BASE_IMAGE.to_owned())
@@ -185,6 +193,9 @@ fn plan(state: &State, request: CreateVmRequest) -> Result<(Machine, Source), Ap
     }
     if let Some(env) = request.env_vars {
         machine.env = env.0;
+    }
+    if request.firewall.is_some() {
+        machine.firewall = request.firewall;
     }
     Ok((machine, source))
 }
