@@ -13,6 +13,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 
+use crate::files::hex;
+
 /// A client certificate with its key, both PEM. Servers know it by its fingerprint.
 #[derive(Clone)]
 pub struct Identity {
@@ -173,14 +175,6 @@ fn der(pem: &[u8]) -> Result<CertificateDer<'static>> {
 /// [`Kind::Invalid`] when it is none.
 pub fn fingerprint_of_pem(pem: &[u8]) -> Result<String> {
     Ok(hex(&Sha256::digest(der(pem)?)))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut out, b| {
-        let _ = write!(out, "{b:02x}");
-        out
-    })
 }
 
 #[cfg(test)]

@@ -49,6 +49,11 @@ impl StatusCode {
     }
 }
 
+/// Whether a member of a request says nothing.
+pub(crate) fn unset<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// A PATCH of a `T`: only the members that are in it change. Made from a map or by setting members.
 ///
 /// ```

@@ -7,7 +7,6 @@ use boxrig_wire::{
     BoxFuture, BoxStream, Endpoint, Error, Kind, NoBody, Operation, Progress, Result, Timeout, Work,
 };
 use futures_util::StreamExt;
-use serde_json::Value;
 
 use crate::client::hub::Hub;
 use crate::client::{Client, Outcome, Parts};
@@ -244,7 +243,6 @@ pub async fn wait_at_most<T>(operation: &Operation<T>, limit: Duration) -> Resul
     }
 }
 
-#[allow(dead_code)]
 impl Client {
     /// Begins what may go on in the background. The event socket is there before the request goes.
     pub(crate) async fn begin<E, T>(
@@ -310,12 +308,6 @@ impl Client {
     pub(crate) async fn wait_for(&self, id: &str) -> Result<models::Operation> {
         poll(self, id).await
     }
-}
-
-/// A member of an operation's metadata.
-#[allow(dead_code)]
-pub(crate) fn metadata<'a>(operation: &'a models::Operation, name: &str) -> Option<&'a Value> {
-    operation.metadata.get(name)
 }
 
 #[cfg(test)]

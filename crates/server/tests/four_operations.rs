@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use boxrig_convox as convox;
 use boxrig_convox::ops::processes::{ProcessExec, ProcessExecHeaders};
 use boxrig_incus as incus;
-use boxrig_incus::models::{InstanceExecPost, Operation};
+use boxrig_incus::models::Operation;
 use boxrig_incus::ops::{instances, server};
 use boxrig_server::router::{Call, Router};
 use boxrig_vergeos as vergeos;
@@ -160,8 +160,8 @@ async fn incus_exec() {
     let url = serve(incus_router(), IncusState::default()).await;
     let client = incus::Client::new(caller(&url));
     let burst = "cat; i=0; while [ $i -lt 2000 ]; do printf '%01000d' 0; i=$((i+1)); done; echo err >&2; exit 7";
-    let post = InstanceExecPost::streams(["sh", "-c", burst]);
-    let mut session = client.exec("c1", Default::default(), post).await.unwrap();
+    let exec = incus::Exec::new(["sh", "-c", burst]);
+    let mut session = client.instances().exec("c1", exec).await.unwrap();
     session.write("from stdin\n").await.unwrap();
     session.end_input().await.unwrap();
     let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -179,9 +179,9 @@ async fn incus_exec() {
     assert_eq!(session.exit_code().await.unwrap(), 7);
 
     // The envelope's error, by meaning, with the server's words.
-    let post = InstanceExecPost::streams(["true"]);
     let e = client
-        .exec("nope", Default::default(), post)
+        .instances()
+        .exec("nope", incus::Exec::new(["true"]))
         .await
         .unwrap_err();
     assert_eq!(e.kind(), Kind::NotFound);

@@ -59,6 +59,7 @@ pub(crate) fn generate(
             ("Value", "use serde_json::Value;\n"),
             ("Map<", "use serde_json::Map;\n"),
             ("nullable", "use boxrig_wire::nullable;\n"),
+            ("unset", "use crate::model::unset;\n"),
             ("ConfigMap", "use crate::model::ConfigMap;\n"),
             ("DevicesMap", "use crate::model::DevicesMap;\n"),
             ("StatusCode", "use crate::model::StatusCode;\n"),
@@ -133,6 +134,11 @@ fn definition(name: &str, schema: &Value, overlay: &Overlay) -> Result<String, B
         let rust = snake(field);
         let bare = rust.trim_start_matches("r#");
         let mut attrs = vec!["deserialize_with = \"nullable\"".to_owned()];
+        // In a request an empty member says the same as a missing one, but for those that the server tells apart: an empty
+        // `target` would be one.
+        if is_request(name) {
+            attrs.push("skip_serializing_if = \"unset\"".to_owned());
+        }
         if bare != field {
             attrs.insert(0, format!("rename = \"{field}\""));
         }
@@ -145,6 +151,13 @@ fn definition(name: &str, schema: &Value, overlay: &Overlay) -> Result<String, B
         "    /// Members that this version does not know.\n    #[serde(flatten)]\n    pub extra: Map<String, Value>,\n}\n\n",
     );
     Ok(out)
+}
+
+/// Whether a definition is only ever sent.
+fn is_request(name: &str) -> bool {
+    ["Post", "Put", "Target", "Source"]
+        .iter()
+        .any(|end| name.ends_with(end))
 }
 
 /// The type of a definition that is not a struct.

@@ -30,12 +30,10 @@ impl Parts {
         self.query.push((name.to_owned(), value.to_string()));
         self
     }
-    #[allow(dead_code)]
     pub(crate) fn header(mut self, name: &str, value: impl ToString) -> Self {
         self.headers.push((name.to_owned(), value.to_string()));
         self
     }
-    #[allow(dead_code)]
     pub(crate) fn if_match(mut self, etag: Option<&str>) -> Result<Self> {
         if let Some(etag) = etag {
             let value = http::HeaderValue::from_str(etag).map_err(|e| {
@@ -148,8 +146,8 @@ fn params<P: Params>(id: &'static str, pairs: &[(String, String)]) -> Result<P> 
 }
 
 /// What a call answers: done, or an operation that goes on.
-#[allow(dead_code)]
-pub(crate) trait Outcome {
+pub trait Outcome {
+    /// The operation, when it is one.
     fn operation(self) -> Option<Operation>;
 }
 impl<T> Outcome for Sync<T> {

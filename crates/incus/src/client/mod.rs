@@ -9,7 +9,8 @@ mod builder;
 
 #[cfg(feature = "transport")]
 pub use builder::{Address, ClientBuilder, DEFAULT_PORT};
-pub(crate) use call::{Outcome, Parts};
+pub use call::Outcome;
+pub(crate) use call::Parts;
 pub use extensions::OPERATIONS as OPERATION_EXTENSIONS;
 
 use std::fmt;

@@ -5,6 +5,7 @@
 
 #[allow(unused_imports)]
 use super::*;
+use crate::model::unset;
 use boxrig_wire::Timestamp;
 use boxrig_wire::nullable;
 use serde::{Deserialize, Serialize};
@@ -83,28 +84,28 @@ pub struct CertificatePut {
     /// The certificate itself, as PEM encoded X509 (or as base64 encoded X509 on POST)
     ///
     /// API extension: certificate_self_renewal
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub certificate: String,
     /// Certificate description
     ///
     /// API extension: certificate_description
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Name associated with the certificate
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// List of allowed projects (applies when restricted)
     ///
     /// API extension: certificate_project
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub projects: Vec<String>,
     /// Whether to limit the certificate to listed projects
     ///
     /// API extension: certificate_project
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub restricted: bool,
     /// Usage type for the certificate
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub r#type: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -119,36 +120,36 @@ pub struct CertificatesPost {
     /// The certificate itself, as PEM encoded X509 (or as base64 encoded X509 on POST)
     ///
     /// API extension: certificate_self_renewal
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub certificate: String,
     /// Certificate description
     ///
     /// API extension: certificate_description
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Name associated with the certificate
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// List of allowed projects (applies when restricted)
     ///
     /// API extension: certificate_project
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub projects: Vec<String>,
     /// Whether to limit the certificate to listed projects
     ///
     /// API extension: certificate_project
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub restricted: bool,
     /// Whether to create a certificate add token
     ///
     /// API extension: certificate_token
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub token: bool,
     /// Trust token (used to add an untrusted client)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub trust_token: String,
     /// Usage type for the certificate
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub r#type: String,
     /// Members that this version does not know.
     #[serde(flatten)]

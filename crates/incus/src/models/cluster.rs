@@ -6,6 +6,7 @@
 #[allow(unused_imports)]
 use super::*;
 use crate::model::ConfigMap;
+use crate::model::unset;
 use boxrig_wire::Timestamp;
 use boxrig_wire::nullable;
 use serde::{Deserialize, Serialize};
@@ -40,10 +41,10 @@ pub struct Cluster {
 #[non_exhaustive]
 pub struct ClusterCertificatePut {
     /// The new certificate (X509 PEM encoded) for the cluster
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub cluster_certificate: String,
     /// The new certificate key (X509 PEM encoded) for the cluster
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub cluster_certificate_key: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -83,7 +84,7 @@ pub struct ClusterGroup {
 #[non_exhaustive]
 pub struct ClusterGroupPost {
     /// The new name of the cluster group
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -96,13 +97,13 @@ pub struct ClusterGroupPost {
 #[non_exhaustive]
 pub struct ClusterGroupPut {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// The description of the cluster group
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// List of members in this group
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub members: Vec<String>,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -115,16 +116,16 @@ pub struct ClusterGroupPut {
 #[non_exhaustive]
 pub struct ClusterGroupsPost {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// The description of the cluster group
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// List of members in this group
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub members: Vec<String>,
     /// The new name of the cluster group
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -241,7 +242,7 @@ pub struct ClusterMemberJoinToken {
 #[non_exhaustive]
 pub struct ClusterMemberPost {
     /// The new name of the cluster member
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub server_name: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -254,27 +255,27 @@ pub struct ClusterMemberPost {
 #[non_exhaustive]
 pub struct ClusterMemberPut {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Cluster member description
     ///
     /// API extension: clustering_description
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Name of the failure domain for this cluster member
     ///
     /// API extension: clustering_failure_domains
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub failure_domain: String,
     /// List of cluster groups this member belongs to
     ///
     /// API extension: clustering_groups
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub groups: Vec<String>,
     /// List of roles held by this cluster member
     ///
     /// API extension: clustering_roles
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub roles: Vec<String>,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -303,12 +304,12 @@ pub struct ClusterMemberState {
 #[non_exhaustive]
 pub struct ClusterMemberStatePost {
     /// The action to be performed. Valid actions are "evacuate" and "restore".
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub action: String,
     /// Override the configured evacuation mode.
     ///
     /// API extension: clustering_evacuate_mode
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub mode: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -358,7 +359,7 @@ pub struct ClusterMemberSysInfo {
 #[non_exhaustive]
 pub struct ClusterMembersPost {
     /// The name of the new cluster member
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub server_name: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -371,31 +372,31 @@ pub struct ClusterMembersPost {
 #[non_exhaustive]
 pub struct ClusterPut {
     /// The address of the cluster you wish to join
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub cluster_address: String,
     /// The expected certificate (X509 PEM encoded) for the cluster
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub cluster_certificate: String,
     /// The cluster join token for the cluster you're trying to join
     ///
     /// API extension: clustering_join
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub cluster_token: String,
     /// Whether clustering is enabled
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub enabled: bool,
     /// List of member configuration keys (used during join)
     ///
     /// API extension: clustering_join
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub member_config: Vec<ClusterMemberConfigKey>,
     /// The local address to use for cluster communication
     ///
     /// API extension: clustering_join
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub server_address: String,
     /// Name of the cluster member answering the request
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub server_name: String,
     /// Members that this version does not know.
     #[serde(flatten)]

@@ -7,6 +7,7 @@
 use super::*;
 use crate::model::ConfigMap;
 use crate::model::DevicesMap;
+use crate::model::unset;
 use boxrig_wire::nullable;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
@@ -41,22 +42,22 @@ pub struct AccessEntry {
 #[non_exhaustive]
 pub struct BackupTarget {
     /// AccessKey is the S3 API access key
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub access_key: String,
     /// BucketName is the name of the S3 bucket.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub bucket_name: String,
     /// Path is the target path.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub path: String,
     /// Protocol is the upload protocol.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub protocol: String,
     /// SecretKey is the S3 API access key
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub secret_key: String,
     /// URL is the HTTPS URL for the backup
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub url: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -192,19 +193,23 @@ pub struct InitPreseed {
 #[non_exhaustive]
 pub struct InitProfileProjectPost {
     /// Project in which the profile will reside
-    #[serde(rename = "Project", deserialize_with = "nullable")]
+    #[serde(
+        rename = "Project",
+        deserialize_with = "nullable",
+        skip_serializing_if = "unset"
+    )]
     pub project: String,
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the profile
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// The `devices` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub devices: DevicesMap,
     /// The name of the new profile
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -217,37 +222,45 @@ pub struct InitProfileProjectPost {
 #[non_exhaustive]
 pub struct InitStorageVolumesProjectPost {
     /// Storage pool in which the volume will reside
-    #[serde(rename = "Pool", deserialize_with = "nullable")]
+    #[serde(
+        rename = "Pool",
+        deserialize_with = "nullable",
+        skip_serializing_if = "unset"
+    )]
     pub pool: String,
     /// Project in which the volume will reside
-    #[serde(rename = "Project", deserialize_with = "nullable")]
+    #[serde(
+        rename = "Project",
+        deserialize_with = "nullable",
+        skip_serializing_if = "unset"
+    )]
     pub project: String,
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Volume content type (filesystem or block)
     ///
     /// API extension: custom_block_volumes
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub content_type: String,
     /// Description of the storage volume
     ///
     /// API extension: entity_description
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Volume name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Name of a snapshot to restore
     ///
     /// API extension: storage_api_volume_snapshots
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub restore: String,
     /// The `source` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub source: StorageVolumeSource,
     /// Volume type (container, custom, image or virtual-machine)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub r#type: String,
     /// Members that this version does not know.
     #[serde(flatten)]

@@ -5,6 +5,7 @@
 
 #[allow(unused_imports)]
 use super::*;
+use crate::model::unset;
 use boxrig_wire::Timestamp;
 use boxrig_wire::nullable;
 use serde::{Deserialize, Serialize};
@@ -132,7 +133,7 @@ pub struct ImageAliasesEntry {
 #[non_exhaustive]
 pub struct ImageAliasesEntryPost {
     /// Alias name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -145,10 +146,10 @@ pub struct ImageAliasesEntryPost {
 #[non_exhaustive]
 pub struct ImageAliasesEntryPut {
     /// Alias description
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Target fingerprint for the alias
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub target: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -161,18 +162,18 @@ pub struct ImageAliasesEntryPut {
 #[non_exhaustive]
 pub struct ImageAliasesPost {
     /// Alias description
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Alias name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Target fingerprint for the alias
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub target: String,
     /// Alias type (container or virtual-machine)
     ///
     /// API extension: image_types
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub r#type: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -185,26 +186,26 @@ pub struct ImageAliasesPost {
 #[non_exhaustive]
 pub struct ImageExportPost {
     /// List of aliases to set on the image
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub aliases: Vec<ImageAlias>,
     /// Remote server certificate
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub certificate: String,
     /// List of profiles to use
     ///
     /// API extension: image_copy_profile
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub profiles: Vec<String>,
     /// Project name
     ///
     /// API extension: image_target_project
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub project: String,
     /// Image receive secret
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub secret: String,
     /// Target server URL
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub target: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -279,23 +280,23 @@ pub struct ImageMetadataTemplate {
 #[non_exhaustive]
 pub struct ImagePut {
     /// Whether the image should auto-update when a new build is available
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub auto_update: bool,
     /// When the image becomes obsolete
     ///
     /// API extension: images_expiry
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub expires_at: Timestamp,
     /// List of profiles to use when creating from this image (if none provided by user)
     ///
     /// API extension: image_profiles
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub profiles: Vec<String>,
     /// Descriptive properties
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub properties: BTreeMap<String, String>,
     /// Whether the image is available to unauthenticated users
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub public: bool,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -308,21 +309,21 @@ pub struct ImagePut {
 #[non_exhaustive]
 pub struct ImageSource {
     /// Source alias to download from
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub alias: String,
     /// Source server certificate (if not trusted by system CA)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub certificate: String,
     /// Type of image (container or virtual-machine)
     ///
     /// API extension: image_types
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub image_type: String,
     /// Source server protocol
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub protocol: String,
     /// URL of the source server
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub server: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -337,42 +338,42 @@ pub struct ImagesPost {
     /// Aliases to add to the image
     ///
     /// API extension: image_create_aliases
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub aliases: Vec<ImageAlias>,
     /// Whether the image should auto-update when a new build is available
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub auto_update: bool,
     /// Compression algorithm to use when turning an instance into an image
     ///
     /// API extension: image_compression_algorithm
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub compression_algorithm: String,
     /// When the image becomes obsolete
     ///
     /// API extension: images_expiry
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub expires_at: Timestamp,
     /// Original filename of the image
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub filename: String,
     /// Type of image format
     ///
     /// API extension: instance_publish_split
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub format: String,
     /// List of profiles to use when creating from this image (if none provided by user)
     ///
     /// API extension: image_profiles
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub profiles: Vec<String>,
     /// Descriptive properties
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub properties: BTreeMap<String, String>,
     /// Whether the image is available to unauthenticated users
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub public: bool,
     /// The `source` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub source: ImagesPostSource,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -385,44 +386,44 @@ pub struct ImagesPost {
 #[non_exhaustive]
 pub struct ImagesPostSource {
     /// Source alias to download from
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub alias: String,
     /// Source server certificate (if not trusted by system CA)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub certificate: String,
     /// Source image fingerprint (for type "image")
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub fingerprint: String,
     /// Type of image (container or virtual-machine)
     ///
     /// API extension: image_types
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub image_type: String,
     /// Transfer mode (push or pull)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub mode: String,
     /// Instance name (for type "instance" or "snapshot")
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Source project name
     ///
     /// API extension: image_source_project
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub project: String,
     /// Source server protocol
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub protocol: String,
     /// Source image server secret token (when downloading private images)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub secret: String,
     /// URL of the source server
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub server: String,
     /// Type of image source (instance, snapshot, image or url)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub r#type: String,
     /// Source URL (for type "url")
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub url: String,
     /// Members that this version does not know.
     #[serde(flatten)]

@@ -8,6 +8,7 @@ use super::*;
 use crate::model::ConfigMap;
 use crate::model::DevicesMap;
 use crate::model::StatusCode;
+use crate::model::unset;
 use boxrig_wire::Timestamp;
 use boxrig_wire::nullable;
 use serde::{Deserialize, Serialize};
@@ -115,7 +116,7 @@ pub struct InstanceBackup {
 #[non_exhaustive]
 pub struct InstanceBackupPost {
     /// New backup name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -130,25 +131,25 @@ pub struct InstanceBackupsPost {
     /// What compression algorithm to use
     ///
     /// API extension: backup_compression_algorithm
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub compression_algorithm: String,
     /// When the backup expires (gets auto-deleted)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub expires_at: Timestamp,
     /// Whether to ignore snapshots
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub instance_only: bool,
     /// Backup name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Whether to use a pool-optimized binary format (instead of plain tarball)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub optimized_storage: bool,
     /// Whether to ignore dependent volumes
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub root_only: bool,
     /// The `target` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub target: BackupTarget,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -163,18 +164,18 @@ pub struct InstanceConsolePost {
     /// Forces a connection to the console
     ///
     /// API extension: console_force
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub force: bool,
     /// Console height in rows (console type only)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub height: i64,
     /// Type of console to attach to (console or vga)
     ///
     /// API extension: console_vga_type
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub r#type: String,
     /// Console width in columns (console type only)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub width: i64,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -187,7 +188,7 @@ pub struct InstanceConsolePost {
 #[non_exhaustive]
 pub struct InstanceDebugRepairPost {
     /// The desired repair action.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub action: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -200,34 +201,42 @@ pub struct InstanceDebugRepairPost {
 #[non_exhaustive]
 pub struct InstanceExecPost {
     /// Command and its arguments
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub command: Vec<String>,
     /// Current working directory for the command
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub cwd: String,
     /// Additional environment to pass to the command
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub environment: BTreeMap<String, String>,
     /// GID of the user to spawn the command as
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub group: u32,
     /// Terminal height in rows (for interactive)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub height: i64,
     /// Whether the command is to be spawned in interactive mode (singled PTY instead of 3 PIPEs)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub interactive: bool,
     /// Whether to capture the output for later download (requires non-interactive)
-    #[serde(rename = "record-output", deserialize_with = "nullable")]
+    #[serde(
+        rename = "record-output",
+        deserialize_with = "nullable",
+        skip_serializing_if = "unset"
+    )]
     pub record_output: bool,
     /// UID of the user to spawn the command as
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub user: u32,
     /// Whether to wait for all websockets to be connected before spawning the command
-    #[serde(rename = "wait-for-websocket", deserialize_with = "nullable")]
+    #[serde(
+        rename = "wait-for-websocket",
+        deserialize_with = "nullable",
+        skip_serializing_if = "unset"
+    )]
     pub wait_for_websocket: bool,
     /// Terminal width in characters (for interactive)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub width: i64,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -340,13 +349,13 @@ pub struct InstanceNVRAMVariable {
 #[non_exhaustive]
 pub struct InstanceNVRAMVariablePut {
     /// Variable attributes.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub attributes: Vec<String>,
     /// Dissected data.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub data: Value,
     /// Authenticated variable timestamp.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub timestamp: Timestamp,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -359,10 +368,10 @@ pub struct InstanceNVRAMVariablePut {
 #[non_exhaustive]
 pub struct InstancePortForwardPost {
     /// Address to connect to inside of the instance
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub address: String,
     /// TCP port to connect to inside of the instance
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub port: i64,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -375,50 +384,62 @@ pub struct InstancePortForwardPost {
 #[non_exhaustive]
 pub struct InstancePost {
     /// The `Config` member.
-    #[serde(rename = "Config", deserialize_with = "nullable")]
+    #[serde(
+        rename = "Config",
+        deserialize_with = "nullable",
+        skip_serializing_if = "unset"
+    )]
     pub config: ConfigMap,
     /// The `Devices` member.
-    #[serde(rename = "Devices", deserialize_with = "nullable")]
+    #[serde(
+        rename = "Devices",
+        deserialize_with = "nullable",
+        skip_serializing_if = "unset"
+    )]
     pub devices: DevicesMap,
     /// List of profiles applied to the instance.
     ///
     /// API extension: instance_move_config
-    #[serde(rename = "Profiles", deserialize_with = "nullable")]
+    #[serde(
+        rename = "Profiles",
+        deserialize_with = "nullable",
+        skip_serializing_if = "unset"
+    )]
     pub profiles: Vec<String>,
     /// AllowInconsistent allow inconsistent copies when migrating.
     ///
     /// API extension: instance_allow_inconsistent_copy
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub allow_inconsistent: bool,
     /// Whether snapshots should be discarded (migration only)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub instance_only: bool,
     /// Whether to perform a live migration (migration only)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub live: bool,
     /// Whether the instance is being migrated to another server
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub migration: bool,
     /// New name for the instance
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Target pool for local cross-pool move
     ///
     /// API extension: instance_pool_move
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub pool: String,
     /// Target project for local cross-project move
     ///
     /// API extension: instance_project_move
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub project: String,
     /// Whether to transfer a running instance incrementally
     ///
     /// API extension: instance_refresh_migration
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub refresh: bool,
     /// The `target` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub target: InstancePostTarget,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -431,13 +452,13 @@ pub struct InstancePost {
 #[non_exhaustive]
 pub struct InstancePostTarget {
     /// The certificate of the migration target
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub certificate: String,
     /// The operation URL on the remote target
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub operation: String,
     /// Migration websockets credentials
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub secrets: BTreeMap<String, String>,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -450,31 +471,31 @@ pub struct InstancePostTarget {
 #[non_exhaustive]
 pub struct InstancePut {
     /// Architecture name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub architecture: String,
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Instance description
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// The `devices` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub devices: DevicesMap,
     /// Whether only the instances disk should be restored
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub disk_only: bool,
     /// Whether the instance is ephemeral (deleted on shutdown)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub ephemeral: bool,
     /// List of profiles applied to the instance
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub profiles: Vec<String>,
     /// If set, instance will be restored to the provided snapshot name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub restore: String,
     /// Whether the instance currently has saved state on disk
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub stateful: bool,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -487,7 +508,7 @@ pub struct InstancePut {
 #[non_exhaustive]
 pub struct InstanceRebuildPost {
     /// The `source` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub source: InstanceSource,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -554,16 +575,16 @@ pub struct InstanceSnapshot {
 #[non_exhaustive]
 pub struct InstanceSnapshotPost {
     /// Whether to perform a live migration (requires migration)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub live: bool,
     /// Whether this is a migration request
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub migration: bool,
     /// New name for the snapshot
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// The `target` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub target: InstancePostTarget,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -576,7 +597,7 @@ pub struct InstanceSnapshotPost {
 #[non_exhaustive]
 pub struct InstanceSnapshotPut {
     /// When the snapshot expires (gets auto-deleted)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub expires_at: Timestamp,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -591,13 +612,13 @@ pub struct InstanceSnapshotsPost {
     /// When the snapshot expires (gets auto-deleted)
     ///
     /// API extension: snapshot_expiry_creation
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub expires_at: Timestamp,
     /// Snapshot name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Whether the snapshot should include runtime state
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub stateful: bool,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -610,65 +631,69 @@ pub struct InstanceSnapshotsPost {
 #[non_exhaustive]
 pub struct InstanceSource {
     /// Image alias name (for image source)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub alias: String,
     /// Whether to ignore errors when copying (e.g. for volatile files)
     ///
     /// API extension: instance_allow_inconsistent_copy
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub allow_inconsistent: bool,
     /// Base image fingerprint (for faster migration)
-    #[serde(rename = "base-image", deserialize_with = "nullable")]
+    #[serde(
+        rename = "base-image",
+        deserialize_with = "nullable",
+        skip_serializing_if = "unset"
+    )]
     pub base_image: String,
     /// Certificate (for remote images or migration)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub certificate: String,
     /// Image fingerprint (for image source)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub fingerprint: String,
     /// Whether the copy should skip the snapshots (for copy)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub instance_only: bool,
     /// Whether this is a live migration (for migration)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub live: bool,
     /// Whether to use pull or push mode (for migration)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub mode: String,
     /// Remote operation URL (for migration)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub operation: String,
     /// Source project name (for copy and local image)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub project: String,
     /// Image filters (for image source)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub properties: BTreeMap<String, String>,
     /// Protocol name (for remote image)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub protocol: String,
     /// Whether this is refreshing an existing instance (for migration and copy)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub refresh: bool,
     /// Whether to exclude source snapshots earlier than latest target snapshot
     ///
     /// API extension: custom_volume_refresh_exclude_older_snapshots
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub refresh_exclude_older: bool,
     /// Remote server secret (for remote private images)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub secret: String,
     /// Map of migration websockets (for migration)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub secrets: BTreeMap<String, String>,
     /// Remote server URL (for remote images)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub server: String,
     /// Existing instance name or snapshot (for copy)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub source: String,
     /// Source type
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub r#type: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -900,16 +925,16 @@ pub struct InstanceStateOSInfo {
 #[non_exhaustive]
 pub struct InstanceStatePut {
     /// State change action (start, stop, restart, freeze, unfreeze)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub action: String,
     /// Whether to force the action (for stop and restart)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub force: bool,
     /// Whether to store the runtime state (for stop)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub stateful: bool,
     /// How long to wait (in s) before giving up (when force isn't set)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub timeout: i64,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -925,48 +950,48 @@ pub type InstanceType = String;
 #[non_exhaustive]
 pub struct InstancesPost {
     /// Architecture name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub architecture: String,
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Instance description
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// The `devices` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub devices: DevicesMap,
     /// Whether only the instances disk should be restored
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub disk_only: bool,
     /// Whether the instance is ephemeral (deleted on shutdown)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub ephemeral: bool,
     /// Cloud instance type (AWS, GCP, Azure, ...) to emulate with limits
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub instance_type: String,
     /// Instance name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// List of profiles applied to the instance
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub profiles: Vec<String>,
     /// If set, instance will be restored to the provided snapshot name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub restore: String,
     /// The `source` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub source: InstanceSource,
     /// Whether to start the instance after creation
     ///
     /// API extension: instance_create_start
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub start: bool,
     /// Whether the instance currently has saved state on disk
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub stateful: bool,
     /// The `type` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub r#type: InstanceType,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -979,7 +1004,7 @@ pub struct InstancesPost {
 #[non_exhaustive]
 pub struct InstancesPut {
     /// The `state` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub state: InstanceStatePut,
     /// Members that this version does not know.
     #[serde(flatten)]

@@ -6,6 +6,7 @@
 #[allow(unused_imports)]
 use super::*;
 use crate::model::ConfigMap;
+use crate::model::unset;
 use boxrig_wire::nullable;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
@@ -50,7 +51,7 @@ pub struct NetworkACL {
 #[non_exhaustive]
 pub struct NetworkACLPost {
     /// The new name for the ACL
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -63,16 +64,16 @@ pub struct NetworkACLPost {
 #[non_exhaustive]
 pub struct NetworkACLPut {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the ACL
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// List of egress rules (order independent)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub egress: Vec<NetworkACLRule>,
     /// List of ingress rules (order independent)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub ingress: Vec<NetworkACLRule>,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -125,19 +126,19 @@ pub struct NetworkACLRule {
 #[non_exhaustive]
 pub struct NetworkACLsPost {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the ACL
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// List of egress rules (order independent)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub egress: Vec<NetworkACLRule>,
     /// List of ingress rules (order independent)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub ingress: Vec<NetworkACLRule>,
     /// The new name for the ACL
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Members that this version does not know.
     #[serde(flatten)]

@@ -6,6 +6,7 @@
 #[allow(unused_imports)]
 use super::*;
 use crate::model::ConfigMap;
+use crate::model::unset;
 use boxrig_wire::nullable;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
@@ -18,21 +19,25 @@ use std::collections::BTreeMap;
 #[non_exhaustive]
 pub struct InitNetworksProjectPost {
     /// Project in which the network will reside
-    #[serde(rename = "Project", deserialize_with = "nullable")]
+    #[serde(
+        rename = "Project",
+        deserialize_with = "nullable",
+        skip_serializing_if = "unset"
+    )]
     pub project: String,
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the profile
     ///
     /// API extension: entity_description
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// The name of the new network
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// The network type (refer to doc/networks.md)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub r#type: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -120,7 +125,7 @@ pub struct NetworkAddressSet {
 #[non_exhaustive]
 pub struct NetworkAddressSetPost {
     /// The new name of the address set
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -133,13 +138,13 @@ pub struct NetworkAddressSetPost {
 #[non_exhaustive]
 pub struct NetworkAddressSetPut {
     /// List of addresses in the set
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub addresses: Vec<String>,
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the address set
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -152,16 +157,16 @@ pub struct NetworkAddressSetPut {
 #[non_exhaustive]
 pub struct NetworkAddressSetsPost {
     /// List of addresses in the set
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub addresses: Vec<String>,
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the address set
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// The new name of the address set
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -260,13 +265,13 @@ pub struct NetworkForwardPort {
 #[non_exhaustive]
 pub struct NetworkForwardPut {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the forward listen IP
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Port forwards (optional)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub ports: Vec<NetworkForwardPort>,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -279,16 +284,16 @@ pub struct NetworkForwardPut {
 #[non_exhaustive]
 pub struct NetworkForwardsPost {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the forward listen IP
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// The listen address of the forward
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub listen_address: String,
     /// Port forwards (optional)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub ports: Vec<NetworkForwardPort>,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -326,7 +331,7 @@ pub struct NetworkIntegration {
 #[non_exhaustive]
 pub struct NetworkIntegrationPost {
     /// The new name for the network integration
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -339,10 +344,10 @@ pub struct NetworkIntegrationPost {
 #[non_exhaustive]
 pub struct NetworkIntegrationPut {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the network integration
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -355,16 +360,16 @@ pub struct NetworkIntegrationPut {
 #[non_exhaustive]
 pub struct NetworkIntegrationsPost {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the network integration
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// The name of the integration
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// The type of integration
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub r#type: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -476,16 +481,16 @@ pub struct NetworkLoadBalancerPort {
 #[non_exhaustive]
 pub struct NetworkLoadBalancerPut {
     /// Backends (optional)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub backends: Vec<NetworkLoadBalancerBackend>,
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the load balancer listen IP
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Port forwards (optional)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub ports: Vec<NetworkLoadBalancerPort>,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -546,19 +551,19 @@ pub struct NetworkLoadBalancerStateBackendHealthPort {
 #[non_exhaustive]
 pub struct NetworkLoadBalancersPost {
     /// Backends (optional)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub backends: Vec<NetworkLoadBalancerBackend>,
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the load balancer listen IP
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// The listen address of the load balancer
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub listen_address: String,
     /// Port forwards (optional)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub ports: Vec<NetworkLoadBalancerPort>,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -612,10 +617,10 @@ pub struct NetworkPeer {
 #[non_exhaustive]
 pub struct NetworkPeerPut {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the peer
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -628,29 +633,29 @@ pub struct NetworkPeerPut {
 #[non_exhaustive]
 pub struct NetworkPeersPost {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the peer
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Name of the peer
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Name of the target integration
     ///
     /// API extension: network_integrations.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub target_integration: String,
     /// Name of the target network
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub target_network: String,
     /// Name of the target project
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub target_project: String,
     /// Type of peer
     ///
     /// API extension: network_integrations.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub r#type: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -663,7 +668,7 @@ pub struct NetworkPeersPost {
 #[non_exhaustive]
 pub struct NetworkPost {
     /// The new name for the network
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -676,12 +681,12 @@ pub struct NetworkPost {
 #[non_exhaustive]
 pub struct NetworkPut {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the profile
     ///
     /// API extension: entity_description
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -886,18 +891,18 @@ pub struct NetworkStateVLAN {
 #[non_exhaustive]
 pub struct NetworksPost {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the profile
     ///
     /// API extension: entity_description
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// The name of the new network
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// The network type (refer to doc/networks.md)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub r#type: String,
     /// Members that this version does not know.
     #[serde(flatten)]

@@ -6,6 +6,7 @@
 #[allow(unused_imports)]
 use super::*;
 use crate::model::ConfigMap;
+use crate::model::unset;
 use boxrig_wire::Timestamp;
 use boxrig_wire::nullable;
 use serde::{Deserialize, Serialize};
@@ -166,7 +167,7 @@ pub struct ServerEnvironment {
 #[non_exhaustive]
 pub struct ServerPut {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -280,7 +281,7 @@ pub struct Warning {
 #[non_exhaustive]
 pub struct WarningPut {
     /// Status of the warning (new, acknowledged, or resolved)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub status: String,
     /// Members that this version does not know.
     #[serde(flatten)]

@@ -6,6 +6,7 @@
 #[allow(unused_imports)]
 use super::*;
 use crate::model::ConfigMap;
+use crate::model::unset;
 use boxrig_wire::Timestamp;
 use boxrig_wire::nullable;
 use serde::{Deserialize, Serialize};
@@ -75,7 +76,7 @@ pub struct StorageBucketBackup {
 #[non_exhaustive]
 pub struct StorageBucketBackupPost {
     /// New backup name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -88,13 +89,13 @@ pub struct StorageBucketBackupPost {
 #[non_exhaustive]
 pub struct StorageBucketBackupsPost {
     /// What compression algorithm to use
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub compression_algorithm: String,
     /// When the backup expires (gets auto-deleted)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub expires_at: Timestamp,
     /// Backup name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -188,22 +189,30 @@ pub struct StorageBucketKeyPut {
     /// Access key
     ///
     /// API extension: storage_buckets
-    #[serde(rename = "access-key", deserialize_with = "nullable")]
+    #[serde(
+        rename = "access-key",
+        deserialize_with = "nullable",
+        skip_serializing_if = "unset"
+    )]
     pub access_key: String,
     /// Description of the storage bucket key
     ///
     /// API extension: storage_buckets
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Whether the key can perform write actions or not.
     ///
     /// API extension: storage_buckets
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub role: String,
     /// Secret key
     ///
     /// API extension: storage_buckets
-    #[serde(rename = "secret-key", deserialize_with = "nullable")]
+    #[serde(
+        rename = "secret-key",
+        deserialize_with = "nullable",
+        skip_serializing_if = "unset"
+    )]
     pub secret_key: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -218,27 +227,35 @@ pub struct StorageBucketKeysPost {
     /// Access key
     ///
     /// API extension: storage_buckets
-    #[serde(rename = "access-key", deserialize_with = "nullable")]
+    #[serde(
+        rename = "access-key",
+        deserialize_with = "nullable",
+        skip_serializing_if = "unset"
+    )]
     pub access_key: String,
     /// Description of the storage bucket key
     ///
     /// API extension: storage_buckets
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Key name
     ///
     /// API extension: storage_buckets
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Whether the key can perform write actions or not.
     ///
     /// API extension: storage_buckets
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub role: String,
     /// Secret key
     ///
     /// API extension: storage_buckets
-    #[serde(rename = "secret-key", deserialize_with = "nullable")]
+    #[serde(
+        rename = "secret-key",
+        deserialize_with = "nullable",
+        skip_serializing_if = "unset"
+    )]
     pub secret_key: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -251,12 +268,12 @@ pub struct StorageBucketKeysPost {
 #[non_exhaustive]
 pub struct StorageBucketPut {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the storage bucket
     ///
     /// API extension: storage_buckets
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -269,17 +286,17 @@ pub struct StorageBucketPut {
 #[non_exhaustive]
 pub struct StorageBucketsPost {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the storage bucket
     ///
     /// API extension: storage_buckets
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Bucket name
     ///
     /// API extension: storage_buckets
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Members that this version does not know.
     #[serde(flatten)]

@@ -6,6 +6,7 @@
 #[allow(unused_imports)]
 use super::*;
 use crate::model::ConfigMap;
+use crate::model::unset;
 use boxrig_wire::Timestamp;
 use boxrig_wire::nullable;
 use serde::{Deserialize, Serialize};
@@ -95,7 +96,7 @@ pub struct StorageVolumeBackup {
 #[non_exhaustive]
 pub struct StorageVolumeBackupPost {
     /// New backup name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -108,22 +109,22 @@ pub struct StorageVolumeBackupPost {
 #[non_exhaustive]
 pub struct StorageVolumeBackupsPost {
     /// What compression algorithm to use
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub compression_algorithm: String,
     /// When the backup expires (gets auto-deleted)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub expires_at: Timestamp,
     /// Backup name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Whether to use a pool-optimized binary format (instead of plain tarball)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub optimized_storage: bool,
     /// The `target` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub target: BackupTarget,
     /// Whether to ignore snapshots
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub volume_only: bool,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -167,16 +168,16 @@ pub struct StorageVolumeBitmap {
 #[non_exhaustive]
 pub struct StorageVolumeBitmapsPost {
     /// The bitmap is created in the disabled state
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub disabled: bool,
     /// Granularity of the dirty bitmap in bytes
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub granularity: i64,
     /// Bitmap name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// true if the bitmap was stored on disk, is scheduled to be stored on disk, or both
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub persistent: bool,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -251,31 +252,31 @@ pub struct StorageVolumePost {
     /// Initiate volume migration
     ///
     /// API extension: storage_api_remote_volume_handling
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub migration: bool,
     /// New volume name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// New storage pool
     ///
     /// API extension: storage_api_local_volume_handling
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub pool: String,
     /// New project name
     ///
     /// API extension: storage_volume_project_move
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub project: String,
     /// The `source` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub source: StorageVolumeSource,
     /// The `target` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub target: StorageVolumePostTarget,
     /// Whether snapshots should be discarded (migration only)
     ///
     /// API extension: storage_api_remote_volume_snapshots
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub volume_only: bool,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -288,13 +289,13 @@ pub struct StorageVolumePost {
 #[non_exhaustive]
 pub struct StorageVolumePostTarget {
     /// The certificate of the migration target
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub certificate: String,
     /// Remote operation URL (for migration)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub operation: String,
     /// Migration websockets credentials
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub secrets: BTreeMap<String, String>,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -307,17 +308,17 @@ pub struct StorageVolumePostTarget {
 #[non_exhaustive]
 pub struct StorageVolumePut {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Description of the storage volume
     ///
     /// API extension: entity_description
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Name of a snapshot to restore
     ///
     /// API extension: storage_api_volume_snapshots
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub restore: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -375,13 +376,13 @@ pub struct StorageVolumeSnapshotPost {
     /// Initiate volume snapshot migration
     ///
     /// API extension: storage_api_remote_volume_snapshot_copy
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub migration: bool,
     /// New snapshot name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// The `target` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub target: StorageVolumePostTarget,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -394,12 +395,12 @@ pub struct StorageVolumeSnapshotPost {
 #[non_exhaustive]
 pub struct StorageVolumeSnapshotPut {
     /// Description of the storage volume
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// When the snapshot expires (gets auto-deleted)
     ///
     /// API extension: custom_volume_snapshot_expiry
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub expires_at: Timestamp,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -414,10 +415,10 @@ pub struct StorageVolumeSnapshotsPost {
     /// When the snapshot expires (gets auto-deleted)
     ///
     /// API extension: custom_volume_snapshot_expiry
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub expires_at: Timestamp,
     /// Snapshot name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -432,56 +433,56 @@ pub struct StorageVolumeSource {
     /// Certificate (for migration)
     ///
     /// API extension: storage_api_remote_volume_handling
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub certificate: String,
     /// What cluster member this record was found on
     ///
     /// API extension: cluster_internal_custom_volume_copy
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub location: String,
     /// Whether to use pull or push mode (for migration)
     ///
     /// API extension: storage_api_remote_volume_handling
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub mode: String,
     /// Source volume name (for copy)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Remote operation URL (for migration)
     ///
     /// API extension: storage_api_remote_volume_handling
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub operation: String,
     /// Source storage pool (for copy)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub pool: String,
     /// Source project name
     ///
     /// API extension: storage_api_project
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub project: String,
     /// Whether existing destination volume should be refreshed
     ///
     /// API extension: custom_volume_refresh
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub refresh: bool,
     /// Whether to exclude source snapshots earlier than latest target snapshot
     ///
     /// API extension: custom_volume_refresh_exclude_older_snapshots
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub refresh_exclude_older: bool,
     /// Map of migration websockets (for migration)
     ///
     /// API extension: storage_api_remote_volume_handling
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub secrets: BTreeMap<String, String>,
     /// Source type (copy or migration)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub r#type: String,
     /// Whether snapshots should be discarded (for migration)
     ///
     /// API extension: storage_api_volume_snapshots
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub volume_only: bool,
     /// Members that this version does not know.
     #[serde(flatten)]
@@ -525,31 +526,31 @@ pub struct StorageVolumeStateUsage {
 #[non_exhaustive]
 pub struct StorageVolumesPost {
     /// The `config` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub config: ConfigMap,
     /// Volume content type (filesystem or block)
     ///
     /// API extension: custom_block_volumes
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub content_type: String,
     /// Description of the storage volume
     ///
     /// API extension: entity_description
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub description: String,
     /// Volume name
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub name: String,
     /// Name of a snapshot to restore
     ///
     /// API extension: storage_api_volume_snapshots
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub restore: String,
     /// The `source` member.
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub source: StorageVolumeSource,
     /// Volume type (container, custom, image or virtual-machine)
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable", skip_serializing_if = "unset")]
     pub r#type: String,
     /// Members that this version does not know.
     #[serde(flatten)]

@@ -1,0 +1,248 @@
+//! A client that records what it does, and the official one that is asked whether it is so.
+
+use std::io::Write;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use boxrig_incus::{Client, ClientBuilder, Identity, NewInstance};
+use boxrig_wire::{BoxFuture, Outgoing, Result, Transport, WireBody};
+use http::Response;
+use serde_json::Value;
+
+/// One test's view of the daemon.
+pub(crate) struct Live {
+    pub(crate) client: Client,
+    test: &'static str,
+    serial: AtomicU32,
+}
+
+/// Where operations are recorded.
+#[derive(Clone, Debug)]
+struct Recorder {
+    test: &'static str,
+    way: &'static str,
+}
+
+impl Recorder {
+    fn put(&self, operation: &str, what: &str) {
+        let Ok(file) = std::env::var("BOXRIG_RECORD") else {
+            return;
+        };
+        let line = format!(
+            "incus\t{operation}\t{what}\tcrates/incus/tests/live/{}\t{}\n",
+            self.test, self.way
+        );
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(file)
+            .unwrap();
+        file.write_all(line.as_bytes()).unwrap();
+    }
+}
+
+#[derive(Debug)]
+struct Recording {
+    inner: Arc<dyn Transport>,
+    recorder: Recorder,
+}
+
+impl Transport for Recording {
+    fn send(&self, out: Outgoing) -> BoxFuture<'_, Result<Response<WireBody>>> {
+        Box::pin(async move {
+            let operation = out.operation;
+            let response = self.inner.send(out).await?;
+            // An error may come within a 200.
+            let error = response.body().as_bytes().is_some_and(|b| {
+                serde_json::from_slice::<Value>(b).is_ok_and(|v| v["type"] == "error")
+            });
+            let fine = (response.status().is_success()
+                || response.status() == http::StatusCode::SWITCHING_PROTOCOLS)
+                && !error;
+            self.recorder
+                .put(operation, if fine { "ok" } else { "refused" });
+            Ok(response)
+        })
+    }
+}
+
+fn var(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|v| !v.is_empty())
+}
+
+/// The settings of a client of the daemon under test, and by which way it goes.
+pub(crate) fn builder() -> Option<(ClientBuilder, &'static str)> {
+    if let Some(socket) = var("BOXRIG_INCUS_SOCKET") {
+        let address = boxrig_incus::Address::Unix(socket.into());
+        return Some((ClientBuilder::new(address), "unix"));
+    }
+    if let Some(url) = var("BOXRIG_INCUS_HTTPS") {
+        let file = |name: &str| std::fs::read(var(name).expect(name)).unwrap();
+        let identity = Identity::from_pem(file("BOXRIG_INCUS_CERT"), file("BOXRIG_INCUS_KEY"));
+        let builder = Client::https(&url)
+            .unwrap()
+            .pin_certificate(&file("BOXRIG_INCUS_SERVER_CERT"))
+            .identity(&identity.unwrap());
+        return Some((builder, "https"));
+    }
+    let required = var("BOXRIG_REQUIRE").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|r| r == "incus"),
+        "BOXRIG_REQUIRE=incus, but no daemon is named"
+    );
+    println!("skipped: no Incus daemon is named (BOXRIG_INCUS_SOCKET or BOXRIG_INCUS_HTTPS)");
+    None
+}
+
+impl Live {
+    /// `test` is `FILE.rs::FUNCTION`. `None`: there is no daemon, the test is skipped.
+    pub(crate) async fn start(test: &'static str) -> Option<Self> {
+        let (settings, way) = builder()?;
+        let (again, _) = builder()?;
+        let recorder = Recorder { test, way };
+        let inner: Arc<dyn Transport> = Arc::new(settings.build_transport().unwrap());
+        let transport = Arc::new(Recording { inner, recorder });
+        let client = again.transport(transport).build().unwrap();
+        Some(Self {
+            client,
+            test,
+            serial: AtomicU32::new(0),
+        })
+    }
+
+    /// A name that nothing else has.
+    pub(crate) fn name(&self, what: &str) -> String {
+        let n = self.serial.fetch_add(1, Ordering::Relaxed);
+        let nanos = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .subsec_nanos();
+        format!("cl-{what}-{}-{:x}{n}", std::process::id(), nanos / 1000)
+    }
+
+    /// The official client saw that these operations have done what they say.
+    pub(crate) fn confirmed(&self, operations: &[&str]) {
+        let way = if var("BOXRIG_INCUS_SOCKET").is_some() {
+            "unix"
+        } else {
+            "https"
+        };
+        let recorder = Recorder {
+            test: self.test,
+            way,
+        };
+        for operation in operations {
+            assert!(
+                boxrig_incus::CATALOG.iter().any(|m| m.id == *operation),
+                "{operation} is no operation"
+            );
+            recorder.put(operation, "confirmed");
+        }
+    }
+
+    /// A running busybox container without a network.
+    pub(crate) async fn running(&self, what: &str) -> Guest<'_> {
+        self.guest(what, true).await
+    }
+    /// A stopped one.
+    pub(crate) async fn stopped(&self, what: &str) -> Guest<'_> {
+        self.guest(what, false).await
+    }
+
+    async fn guest(&self, what: &str, start: bool) -> Guest<'_> {
+        let name = self.name(what);
+        let mut new = NewInstance::from_image(&name, "busybox").device("eth0", [("type", "none")]);
+        if start {
+            new = new.start();
+        }
+        let made = self.client.instances().create(new).await.unwrap();
+        made.wait().await.unwrap();
+        Guest { live: self, name }
+    }
+}
+
+/// An instance that goes with the test.
+pub(crate) struct Guest<'a> {
+    live: &'a Live,
+    pub(crate) name: String,
+}
+
+impl Guest<'_> {
+    pub(crate) async fn remove(self) {
+        let deleted = self
+            .live
+            .client
+            .instances()
+            .delete_running(&self.name)
+            .await;
+        deleted.unwrap().wait().await.unwrap();
+    }
+}
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        // A test that failed leaves nothing behind; one that went well has removed it already.
+        if std::thread::panicking() {
+            let _ = std::process::Command::new("incus")
+                .args(["delete", "--force", &self.name])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
+}
+
+/// Runs the official client; its standard output, or what it said when it failed.
+pub(crate) async fn incus_try(args: &[&str]) -> Result<String, String> {
+    let mut command = tokio::process::Command::new("incus");
+    if let Some(socket) = var("BOXRIG_INCUS_OFFICIAL_SOCKET").or_else(|| var("BOXRIG_INCUS_SOCKET"))
+    {
+        command.env("INCUS_SOCKET", socket);
+    }
+    let out = command
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .expect("the official client `incus` is there");
+    match out.status.success() {
+        true => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),
+        false => Err(String::from_utf8_lossy(&out.stderr).into_owned()),
+    }
+}
+
+/// Runs the official client.
+pub(crate) async fn incus(args: &[&str]) -> String {
+    incus_try(args)
+        .await
+        .unwrap_or_else(|e| panic!("incus {args:?}: {e}"))
+}
+
+/// What the official client gets from a path of the API.
+pub(crate) async fn query(path: &str) -> Value {
+    serde_json::from_str(&incus(&["query", path]).await).unwrap_or(Value::Null)
+}
+
+/// Whether the official client finds nothing there.
+pub(crate) async fn gone(path: &str) -> bool {
+    incus_try(&["query", path])
+        .await
+        .is_err_and(|e| e.to_lowercase().contains("not found"))
+}
+
+/// A model from JSON: they can grow, so they are not written out member by member.
+pub(crate) fn model<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+/// Begins a test, or skips it.
+macro_rules! live {
+    ($test:literal) => {
+        match $crate::support::Live::start($test).await {
+            Some(live) => live,
+            None => return,
+        }
+    };
+}
+pub(crate) use live;
