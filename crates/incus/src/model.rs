@@ -49,6 +49,19 @@ impl StatusCode {
     }
 }
 
+/// Reads a map in which the map itself or any value may be `null`.
+pub(crate) fn nullable_values<'de, D, T>(
+    deserializer: D,
+) -> std::result::Result<BTreeMap<String, T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    let map = Option::<BTreeMap<String, Option<T>>>::deserialize(deserializer)?;
+    let values = map.unwrap_or_default().into_iter();
+    Ok(values.map(|(k, v)| (k, v.unwrap_or_default())).collect())
+}
+
 /// Whether a member of a request says nothing.
 pub(crate) fn unset<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()

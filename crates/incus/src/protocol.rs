@@ -47,6 +47,7 @@ impl Protocol for Incus {
 const MEANINGS: &[(&str, Kind)] = &[
     ("no space left on device", Kind::Quota),
     ("disk quota exceeded", Kind::Quota),
+    ("out of disk space", Kind::Quota),
     ("Reached maximum", Kind::Quota),
     ("Failed checking if instance creation allowed", Kind::Quota),
     ("UNIQUE constraint failed", Kind::Conflict),
@@ -73,7 +74,13 @@ const MEANINGS: &[(&str, Kind)] = &[
     ("Command not executable", Kind::Denied),
     ("Permission denied", Kind::Denied),
     ("SSH_FX_PERMISSION_DENIED", Kind::Denied),
+    ("Invalid config", Kind::Invalid),
+    ("Invalid value", Kind::Invalid),
+    ("Invalid devices", Kind::Invalid),
+    ("Device validation failed", Kind::Invalid),
     ("Command not found", Kind::NotFound),
+    // An alias that is not there.
+    ("Image not provided for instance creation", Kind::NotFound),
     ("SSH_FX_NO_SUCH_FILE", Kind::NotFound),
     ("Timed out waiting for websockets", Kind::Unavailable),
     ("context deadline exceeded", Kind::Timeout),

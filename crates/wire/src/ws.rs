@@ -383,7 +383,9 @@ impl Reader {
                 .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
             if let Some(frame) = frame {
                 if let (true, Frame::Ping(payload)) = (self.answer_pings, &frame) {
-                    self.writer.pong(payload.clone()).await?;
+                    // A peer that has sent all and gone takes no pong: what it sent is still to be read, and
+                    // reading tells the end.
+                    let _ = self.writer.pong(payload.clone()).await;
                 }
                 return Ok(Some(frame));
             }
@@ -563,6 +565,21 @@ mod tests {
         assert_eq!(seen[2], Frame::binary(Bytes::new()));
         assert_eq!(seen[3], Frame::binary(vec![7; 70_000]));
         assert_eq!(seen.len(), 4, "an abrupt end is no frame");
+    }
+
+    /// The peer pings, says the last word and is gone: the pong fails, the word is not lost.
+    #[tokio::test]
+    async fn what_was_sent_before_the_end_is_read() {
+        let (a, b) = tokio::io::duplex(1024);
+        let mut client = WebSocket::client(Box::new(a));
+        let mut server = WebSocket::server(Box::new(b));
+        let ping = Frame::Ping(Bytes::from_static(b"?"));
+        server.send(ping.clone()).await.unwrap();
+        server.send(Frame::text("last")).await.unwrap();
+        drop(server);
+        assert_eq!(client.next().await.unwrap(), Some(ping));
+        assert_eq!(client.next().await.unwrap(), Some(Frame::text("last")));
+        assert_eq!(client.next().await.unwrap(), None);
     }
 
     fn frame() -> impl Strategy<Value = Frame> {

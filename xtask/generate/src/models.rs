@@ -58,7 +58,8 @@ pub(crate) fn generate(
             ("Serialize", "use serde::{Deserialize, Serialize};\n"),
             ("Value", "use serde_json::Value;\n"),
             ("Map<", "use serde_json::Map;\n"),
-            ("nullable", "use boxrig_wire::nullable;\n"),
+            ("\"nullable\"", "use boxrig_wire::nullable;\n"),
+            ("nullable_values", "use crate::model::nullable_values;\n"),
             ("unset", "use crate::model::unset;\n"),
             ("ConfigMap", "use crate::model::ConfigMap;\n"),
             ("DevicesMap", "use crate::model::DevicesMap;\n"),
@@ -133,7 +134,12 @@ fn definition(name: &str, schema: &Value, overlay: &Overlay) -> Result<String, B
         };
         let rust = snake(field);
         let bare = rust.trim_start_matches("r#");
-        let mut attrs = vec!["deserialize_with = \"nullable\"".to_owned()];
+        // Go writes an empty list within a map as `null` too.
+        let reader = match ty.starts_with("BTreeMap<String, Vec<") {
+            true => "nullable_values",
+            false => "nullable",
+        };
+        let mut attrs = vec![format!("deserialize_with = \"{reader}\"")];
         // In a request an empty member says the same as a missing one, but for those that the server tells apart: an empty
         // `target` would be one.
         if is_request(name) {

@@ -156,7 +156,7 @@ pub enum Found {
     File(WireBody),
     /// A directory: the names in it.
     Directory(Vec<String>),
-    /// A link: where it points.
+    /// A link: where it points. The server makes it absolute.
     Symlink(String),
 }
 

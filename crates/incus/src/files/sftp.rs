@@ -114,7 +114,8 @@ pub(super) async fn push(
             };
             // What is there gives way, as with tar.
             let _ = sftp.remove_file(&there).await;
-            sftp.symlink(&there, target)
+            // The server takes the target first, as OpenSSH does, whatever the draft says.
+            sftp.symlink(target, &there)
                 .await
                 .map_err(|e| failed("link", &there, e))?;
             entries += 1;

@@ -6,6 +6,7 @@
 #[allow(unused_imports)]
 use super::*;
 use crate::model::StatusCode;
+use crate::model::nullable_values;
 use boxrig_wire::Timestamp;
 use boxrig_wire::nullable;
 use serde::{Deserialize, Serialize};
@@ -74,7 +75,7 @@ pub struct Operation {
     #[serde(deserialize_with = "nullable")]
     pub metadata: BTreeMap<String, Value>,
     /// Affected resources
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "nullable_values")]
     pub resources: BTreeMap<String, Vec<String>>,
     /// Status name
     #[serde(deserialize_with = "nullable")]

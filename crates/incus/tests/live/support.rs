@@ -14,6 +14,7 @@ use serde_json::Value;
 pub(crate) struct Live {
     pub(crate) client: Client,
     test: &'static str,
+    way: &'static str,
     serial: AtomicU32,
 }
 
@@ -107,6 +108,7 @@ impl Live {
         Some(Self {
             client,
             test,
+            way,
             serial: AtomicU32::new(0),
         })
     }
@@ -188,7 +190,8 @@ impl Drop for Guest<'_> {
                 .args(["delete", "--force", &self.name])
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
-                .status();
+                // Not waited for: it may wait for a connection that this thread holds.
+                .spawn();
         }
     }
 }
@@ -229,6 +232,190 @@ pub(crate) async fn gone(path: &str) -> bool {
     incus_try(&["query", path])
         .await
         .is_err_and(|e| e.to_lowercase().contains("not found"))
+}
+
+/// A daemon of a test's own: it can be killed. Ended with the test.
+pub(crate) struct Daemon {
+    folder: tempfile::TempDir,
+    child: std::process::Child,
+    /// Where it may listen for HTTPS.
+    pub(crate) https: String,
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+impl Daemon {
+    /// Starts one with a pool; `None` where there is no program for it, or on the second way round: a daemon's death has no transport.
+    pub(crate) async fn start(live: &Live) -> Option<Self> {
+        let places = [
+            "/usr/libexec/incus/incusd",
+            "/usr/lib/incus/incusd",
+            "/opt/incus/bin/incusd",
+        ];
+        let program = places.iter().find(|p| std::path::Path::new(p).exists());
+        let Some(program) = program else {
+            let required = var("BOXRIG_REQUIRE").unwrap_or_default();
+            assert!(
+                !required.contains("incus"),
+                "there is no incusd to start one of our own"
+            );
+            println!("skipped: there is no incusd to start one of our own");
+            return None;
+        };
+        let _ = live;
+        let folder = tempfile::Builder::new()
+            .prefix("cl-incus-")
+            .tempdir()
+            .unwrap();
+        let child = spawn(program, folder.path());
+        let daemon = Self {
+            folder,
+            child,
+            https: format!("127.0.0.1:{}", free_port()),
+        };
+        daemon.ready().await;
+        Some(daemon)
+    }
+
+    fn socket(&self) -> std::path::PathBuf {
+        self.folder.path().join("unix.socket")
+    }
+
+    async fn ready(&self) {
+        let begun = std::time::Instant::now();
+        loop {
+            let client = Client::unix(self.socket()).unwrap();
+            if client.info().await.is_ok_and(|i| i.auth == "trusted")
+                && client.instances().list().await.is_ok()
+            {
+                return;
+            }
+            assert!(
+                begun.elapsed().as_secs() < 90,
+                "the daemon does not come up"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::unix(self.socket()).unwrap()
+    }
+
+    /// A client of it that records for this test.
+    pub(crate) fn client_of(&self, live: &Live) -> Client {
+        let settings = || ClientBuilder::new(boxrig_incus::Address::Unix(self.socket()));
+        let inner: Arc<dyn Transport> = Arc::new(settings().build_transport().unwrap());
+        let recorder = Recorder {
+            test: live.test,
+            way: live.way,
+        };
+        settings()
+            .transport(Arc::new(Recording { inner, recorder }))
+            .build()
+            .unwrap()
+    }
+
+    /// Gives it a pool and the image `busybox` of the daemon under test.
+    pub(crate) async fn with_image(&self, live: &Live) {
+        let images = live.client.images();
+        let busybox = images.by_alias("busybox").await.unwrap();
+        let files = images
+            .export_to(&busybox.fingerprint, self.folder.path())
+            .await
+            .unwrap();
+        let client = self.client();
+        client
+            .storage_pools()
+            .create(model(
+                serde_json::json!({"name": "default", "driver": "dir"}),
+            ))
+            .await
+            .unwrap();
+        let root = serde_json::json!({"root": {"type": "disk", "path": "/", "pool": "default"}});
+        client
+            .profiles()
+            .patch(
+                "default",
+                boxrig_incus::Merge::new().set("devices", root),
+                None,
+            )
+            .await
+            .unwrap();
+        let about = boxrig_incus::ImageUpload::new().alias("busybox");
+        let body = |path: &std::path::Path| WireBody::full(std::fs::read(path).unwrap());
+        let operation = match &files.rootfs {
+            None => client.images().upload(body(&files.metadata), &about).await,
+            Some(rootfs) => {
+                let rootfs = boxrig_incus::Rootfs::Container(body(rootfs));
+                client
+                    .images()
+                    .upload_split(body(&files.metadata), rootfs, &about)
+                    .await
+            }
+        };
+        operation.unwrap().wait().await.unwrap();
+    }
+
+    /// What the official client gets from it.
+    pub(crate) async fn query(&self, path: &str) -> Value {
+        let out = tokio::process::Command::new("incus")
+            .env("INCUS_SOCKET", self.socket())
+            .args(["query", path])
+            .output()
+            .await
+            .unwrap();
+        serde_json::from_slice(&out.stdout).unwrap_or(Value::Null)
+    }
+
+    /// At once, without a word.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) async fn restart(&mut self) {
+        let places = [
+            "/usr/libexec/incus/incusd",
+            "/usr/lib/incus/incusd",
+            "/opt/incus/bin/incusd",
+        ];
+        let program = places
+            .iter()
+            .find(|p| std::path::Path::new(p).exists())
+            .unwrap();
+        self.child = spawn(program, self.folder.path());
+        self.ready().await;
+    }
+}
+
+fn spawn(program: &str, folder: &std::path::Path) -> std::process::Child {
+    std::process::Command::new(program)
+        .env("INCUS_DIR", folder)
+        .args(["--group", "root"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // What it has mounted in its folder would keep the folder.
+        for name in ["devices", "shmounts", "guestapi"] {
+            let _ = std::process::Command::new("umount")
+                .args(["-l"])
+                .arg(self.folder.path().join(name))
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
 }
 
 /// A model from JSON: they can grow, so they are not written out member by member.
