@@ -32,7 +32,7 @@ params! {
         /// A comma list of columns, or a view.
         pub fields: Option<String> = "fields",
         /// `1`: the content instead of the row (`files`, `cloudinit_files`).
-        pub download: Option<bool> = "download",
+        pub download: Option<u32> = "download",
         /// The name the content is to be saved under.
         pub asname: Option<String> = "asname",
     }

@@ -9,6 +9,7 @@ mod models;
 mod names;
 mod ops;
 mod overlay;
+mod vergeos;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -58,8 +59,17 @@ fn run(check: bool) -> Result<(), Box<dyn Error>> {
     let (structs, overlay) = (yaml("convox-structs.yaml")?, yaml("convox-overlay.yaml")?);
     convox::generate(&structs, &read("convox-routes.tsv")?, &overlay, &mut convox)?;
 
+    let mut vergeos = Files::new();
+    vergeos::generate(
+        &read("vergeos-calls.jsonl")?,
+        &read("vergeos-fields.tsv")?,
+        &read("vergeos-resources.tsv")?,
+        &yaml("vergeos-overlay.yaml")?,
+        &mut vergeos,
+    )?;
+
     let mut wrong = Vec::new();
-    for (platform, files) in [("incus", incus), ("convox", convox)] {
+    for (platform, files) in [("incus", incus), ("convox", convox), ("vergeos", vergeos)] {
         write(&root, platform, &files, check, &mut wrong)?;
     }
     if !wrong.is_empty() {
@@ -82,7 +92,10 @@ fn write(
 ) -> Result<(), Box<dyn Error>> {
     let target = root.join("crates").join(platform).join("src");
     for (name, text) in files {
-        let text = rustfmt(&format!("{}{text}", head(platform)))?;
+        let text = match name.extension().is_some_and(|e| e == "rs") {
+            true => rustfmt(&format!("{}{text}", head(platform)))?,
+            false => text.clone(),
+        };
         let path = target.join(name);
         if fs::read_to_string(&path).ok().as_deref() == Some(&text) {
             continue;
@@ -96,10 +109,18 @@ fn write(
             fs::write(path, text)?;
         }
     }
-    for dir in ["models", "ops"] {
+    let folders = [
+        "models",
+        "ops",
+        "generated",
+        "generated/rows",
+        "generated/managers",
+    ];
+    for dir in folders {
         for entry in fs::read_dir(target.join(dir)).into_iter().flatten() {
-            let name = PathBuf::from(dir).join(entry?.file_name());
-            if !files.contains_key(&name) {
+            let entry = entry?;
+            let name = PathBuf::from(dir).join(entry.file_name());
+            if entry.file_type()?.is_file() && !files.contains_key(&name) {
                 wrong.push(format!(
                     "{platform}/{} is not generated any more: remove it",
                     name.display()

@@ -23,7 +23,7 @@ const FILE_LIMIT: u64 = 1 << 44;
 
 async fn read(cx: &Cx, table: &str, key: &str, query: &GetQuery) -> Result<ByteReply, ApiError> {
     let mut headers = HeaderMap::new();
-    if query.download != Some(true) {
+    if query.download != Some(1) {
         let row = get_row(cx, table, key, query)?;
         let text = serde_json::Value::Object(row).to_string();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
