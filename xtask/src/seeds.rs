@@ -15,11 +15,15 @@ use crate::tests_named::Tests;
 use crate::{Result, root, shell};
 
 /// The platforms whose rows must all be tied.
-const DONE: &[&str] = &["fastvm"];
+const DONE: &[&str] = &["fastvm", "incus"];
 
 #[doc = include_str!("../../docs/fastvm-surface.md")]
 #[allow(dead_code, reason = "only its documentation is of use")]
 mod fastvm_surface {}
+
+#[doc = include_str!("../../docs/incus-surface.md")]
+#[allow(dead_code, reason = "only its documentation is of use")]
+mod incus_surface {}
 
 /// A row of the surface with its tie.
 struct Row {
@@ -80,9 +84,14 @@ fn rows(platform: &str) -> Result<(Vec<Row>, Vec<String>)> {
 }
 
 /// The table with links, as checked in.
-fn table(rows: &[Row]) -> Result<String> {
-    let mut text = String::from(
-        "# The vendor's FastVM SDK document and boxrig\n\n\
+fn table(platform: &str, rows: &[Row]) -> Result<String> {
+    let name = match platform {
+        "fastvm" => "FastVM",
+        "incus" => "Incus",
+        other => other,
+    };
+    let mut text = format!(
+        "# The vendor's {name} SDK document and boxrig\n\n\
          Written by `cargo xtask coverage --write` from `api/seed-ties.tsv`: every name, parameter, default,\n\
          exception, variable and example of the Python SDK's reference, what boxrig has for it, and the test\n\
          that exercises it.\n\n\
@@ -108,7 +117,7 @@ pub(crate) fn write() -> Result<()> {
         let (rows, _) = rows(platform)?;
         fs::write(
             root().join(format!("docs/{platform}-surface.md")),
-            table(&rows)?,
+            table(platform, &rows)?,
         )?;
     }
     Ok(())
@@ -124,7 +133,7 @@ pub(crate) fn check() -> Result<Vec<String>> {
             problems.extend(tests.problem(&row.test).map(|p| format!("{}: {p}", row.id)));
         }
         let file = format!("docs/{platform}-surface.md");
-        if fs::read_to_string(root().join(&file)).unwrap_or_default() != table(&rows)? {
+        if fs::read_to_string(root().join(&file)).unwrap_or_default() != table(platform, &rows)? {
             problems.push(format!("{file} is stale: cargo xtask coverage --write"));
         }
         println!("seed surface {platform}: {} rows tied", rows.len());

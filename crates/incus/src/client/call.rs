@@ -87,7 +87,8 @@ impl Client {
         if query.len() > given {
             request.query = params::<E::Query>(E::META.id, &query)?;
         }
-        self.check_extensions::<E>(&request.body).await?;
+        let needed = needed::<E>(&request.body);
+        self.check_extensions(E::META.id, needed).await?;
         self.caller().call(request, options).await
     }
 
@@ -125,13 +126,11 @@ impl Client {
         pairs
     }
 
-    async fn check_extensions<E: Endpoint>(&self, body: &E::Body) -> Result<()> {
-        let id = E::META.id;
-        let mut needed = super::extensions::of_operation(id);
-        if super::extensions::has_members(id) {
-            let document = body.document().unwrap_or(Value::Null);
-            needed.extend(super::extensions::of_body(id, &document));
-        }
+    async fn check_extensions(
+        &self,
+        id: &'static str,
+        needed: Vec<(String, &'static str)>,
+    ) -> Result<()> {
         for (what, extension) in needed {
             self.require(extension, &what)
                 .await
@@ -139,6 +138,17 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// The extensions that a request needs. A body is not held across a wait: streams are not shared.
+fn needed<E: Endpoint>(body: &E::Body) -> Vec<(String, &'static str)> {
+    let id = E::META.id;
+    let mut needed = super::extensions::of_operation(id);
+    if super::extensions::has_members(id) {
+        let document = body.document().unwrap_or(Value::Null);
+        needed.extend(super::extensions::of_body(id, &document));
+    }
+    needed
 }
 
 fn params<P: Params>(id: &'static str, pairs: &[(String, String)]) -> Result<P> {

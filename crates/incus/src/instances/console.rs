@@ -20,7 +20,7 @@ pub struct Console {
     operation: String,
     secret: String,
     writer: Option<Writer>,
-    reader: Option<Reader>,
+    reader: std::sync::Mutex<Option<Reader>>,
     control: ExecControl,
     _side: Bound<()>,
 }
@@ -42,7 +42,7 @@ impl Instances<'_> {
     pub async fn console(&self, instance: &str, size: WindowSize, force: bool) -> Result<Console> {
         let mut console = self.attach(instance, "console", size, force).await?;
         let (reader, writer) = console.channel().await?.split();
-        console.reader = Some(reader);
+        console.reader = std::sync::Mutex::new(Some(reader));
         console.writer = Some(writer);
         Ok(console)
     }
@@ -96,7 +96,7 @@ impl Instances<'_> {
             operation: operation.id,
             secret,
             writer: None,
-            reader: None,
+            reader: std::sync::Mutex::default(),
             control: ExecControl {
                 writer: Some(writer),
                 interactive: true,
@@ -153,7 +153,11 @@ impl Console {
 
     /// What it says, once.
     pub fn output(&mut self) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
-        let reader = self.reader.take();
+        let reader = self
+            .reader
+            .get_mut()
+            .unwrap_or_else(|e| e.into_inner())
+            .take();
         use futures_util::StreamExt;
         let streams = reader.map(|r| Box::pin(frames(r, Arc::new(AtomicBool::new(false)))));
         futures_util::stream::iter(streams).flatten()

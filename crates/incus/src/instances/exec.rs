@@ -1,8 +1,8 @@
 //! Running commands in an instance: one request, then a socket per stream.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use boxrig_wire::ws::{Frame, Reader, WebSocket, Writer};
 use boxrig_wire::{Error, Json, Kind, NoBody, Operation, Result};
@@ -322,7 +322,8 @@ pub struct ExecSession {
     operation: String,
     input: ExecInput,
     control: Option<Writer>,
-    data: Vec<(bool, Reader)>,
+    /// Behind a lock so that a session can be shared; only its owner takes them.
+    data: Mutex<Vec<(bool, Reader)>>,
     interactive: bool,
     /// Set when an output stream ended without its end mark: the connection broke.
     cut: Arc<AtomicBool>,
@@ -405,7 +406,7 @@ impl ExecSession {
             operation,
             input: ExecInput(None),
             control: None,
-            data: Vec::new(),
+            data: Mutex::default(),
             interactive,
             cut: Arc::default(),
             _side: Vec::new(),
@@ -416,7 +417,7 @@ impl ExecSession {
             match (&*name, interactive) {
                 ("0", true) => {
                     session.input = ExecInput(Some(writer));
-                    session.data.push((false, reader));
+                    session.data().push((false, reader));
                 }
                 ("0", false) => {
                     session.input = ExecInput(Some(writer));
@@ -426,11 +427,15 @@ impl ExecSession {
                     session.control = Some(writer);
                     session.side(reader);
                 }
-                ("2", _) => session.data.push((true, reader)),
-                _ => session.data.push((false, reader)),
+                ("2", _) => session.data().push((true, reader)),
+                _ => session.data().push((false, reader)),
             }
         }
         Ok(session)
+    }
+
+    fn data(&mut self) -> &mut Vec<(bool, Reader)> {
+        self.data.get_mut().unwrap_or_else(|e| e.into_inner())
     }
 
     fn side(&mut self, reader: Reader) {
@@ -493,7 +498,7 @@ impl ExecSession {
 
     /// The output, once; it ends when the command's streams have ended.
     pub fn output(&mut self) -> impl Stream<Item = Result<ExecEvent>> + Send + use<> {
-        let data = std::mem::take(&mut self.data);
+        let data = std::mem::take(self.data());
         stream::select_all(data.into_iter().map(|(is_stderr, reader)| {
             Box::pin(frames(reader, self.cut.clone()).map(move |frame| {
                 frame.map(|bytes| match is_stderr {

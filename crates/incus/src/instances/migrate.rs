@@ -29,7 +29,7 @@ pub enum CopyMode {
 /// How a copy is made.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct Copy {
+pub struct InstanceCopy {
     /// Who carries it.
     pub mode: CopyMode,
     /// The name of the copy; that of the source when empty.
@@ -46,7 +46,7 @@ pub struct Copy {
     pub allow_inconsistent: bool,
 }
 
-impl Copy {
+impl InstanceCopy {
     /// A copy of this name.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -84,7 +84,7 @@ impl Instances<'_> {
         &self,
         source: &str,
         target: &Client,
-        copy: Copy,
+        copy: InstanceCopy,
     ) -> Result<Operation<InstanceFull>> {
         let (instance, snapshot) = match source.split_once('/') {
             Some((instance, snapshot)) => (instance, Some(snapshot)),
@@ -100,7 +100,7 @@ impl Instances<'_> {
             }
             CopyMode::Push => {
                 let place = Place::of(target).await?;
-                let (receiving, hub) = receive(target, post, &copy).await?;
+                let (receiving, hub) = receive(target, post).await?;
                 let address = InstancePostTarget {
                     certificate: place.certificate.clone(),
                     operation: place.operation(&place.addresses[0], &receiving.id),
@@ -113,7 +113,7 @@ impl Instances<'_> {
             }
             CopyMode::Relay => {
                 let sending = self.send_out(instance, snapshot, &copy, None).await?;
-                let (receiving, hub) = receive(target, post, &copy).await?;
+                let (receiving, hub) = receive(target, post).await?;
                 relay(self.client(), &sending, target, &receiving).await?;
                 Ok(finished(target, receiving, hub, &copy, instance))
             }
@@ -121,7 +121,7 @@ impl Instances<'_> {
     }
 
     /// The copy as the target will be asked to make it.
-    async fn description(&self, instance: &str, copy: &Copy) -> Result<InstancesPost> {
+    async fn description(&self, instance: &str, copy: &InstanceCopy) -> Result<InstancesPost> {
         let from = self.get(instance).await?;
         let mut devices = from.devices;
         if let Some(pool) = &copy.pool {
@@ -171,7 +171,7 @@ impl Instances<'_> {
         &self,
         instance: &str,
         snapshot: Option<&str>,
-        copy: &Copy,
+        copy: &InstanceCopy,
         target: Option<InstancePostTarget>,
     ) -> Result<models::Operation> {
         let target = target.unwrap_or_default();
@@ -231,11 +231,7 @@ impl Instances<'_> {
 type Hub = Option<std::sync::Arc<crate::client::hub::Hub>>;
 
 /// Makes the target ready to receive.
-async fn receive(
-    target: &Client,
-    mut post: InstancesPost,
-    _copy: &Copy,
-) -> Result<(models::Operation, Hub)> {
+async fn receive(target: &Client, mut post: InstancesPost) -> Result<(models::Operation, Hub)> {
     post.source.mode = "push".to_owned();
     let hub = target.shared().hub.get(target).await;
     let reply = target
@@ -248,7 +244,7 @@ fn finished(
     target: &Client,
     receiving: models::Operation,
     hub: Hub,
-    copy: &Copy,
+    copy: &InstanceCopy,
     instance: &str,
 ) -> Operation<InstanceFull> {
     let client = target.clone();

@@ -11,7 +11,7 @@ pub use exec::{
     Exec, ExecControl, ExecEvent, ExecInput, ExecOutput, ExecSession, ExecSockets, Signal,
     WindowSize, exec_code,
 };
-pub use migrate::{Copy, CopyMode};
+pub use migrate::{CopyMode, InstanceCopy};
 pub use new::NewInstance;
 
 use std::time::Duration;

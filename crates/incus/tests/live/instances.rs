@@ -1,7 +1,7 @@
 //! Instances: made, changed, run, renamed, copied, kept, deleted.
 
 use boxrig_incus::models::InstanceSource;
-use boxrig_incus::{Action, Change, Copy, CopyMode, Merge, NewInstance, StatusCode};
+use boxrig_incus::{Action, Change, CopyMode, InstanceCopy, Merge, NewInstance, StatusCode};
 use boxrig_wire::Kind;
 use serde_json::json;
 
@@ -284,7 +284,7 @@ async fn copies_between_servers() {
         .unwrap();
     for mode in [CopyMode::Relay, CopyMode::Push, CopyMode::Pull] {
         let name = live.name("migrated");
-        let copy = Copy::new(&name).mode(mode);
+        let copy = InstanceCopy::new(&name).mode(mode);
         let operation = instances
             .copy_to(&guest.name, &live.client, copy)
             .await

@@ -16,6 +16,7 @@ mod images;
 mod instances;
 mod networks;
 mod rest;
+mod seed;
 mod server;
 mod storage;
 mod support;

@@ -73,7 +73,7 @@ async fn a_cluster_of_one() {
     let groups = client.cluster_groups();
     groups
         .create(model(
-            json!({"name": "g", "description": "new", "members": []}),
+            json!({"name": "g", "description": "new", "members": ["one"]}),
         ))
         .await
         .unwrap();
@@ -84,7 +84,13 @@ async fn a_cluster_of_one() {
     assert!(groups.list().await.unwrap().iter().any(|g| g.name == "g"));
     groups.get("g").await.unwrap();
     groups
-        .patch("g", Merge::new().set("description", "patched"), None)
+        .patch(
+            "g",
+            Merge::new()
+                .set("description", "patched")
+                .set("members", json!(["one"])),
+            None,
+        )
         .await
         .unwrap();
     assert_eq!(
@@ -92,7 +98,10 @@ async fn a_cluster_of_one() {
         "patched"
     );
     groups
-        .update("g", |g| g.description = "put".to_owned())
+        .update("g", |g| {
+            g.description = "put".to_owned();
+            g.members.clear();
+        })
         .await
         .unwrap();
     assert_eq!(
