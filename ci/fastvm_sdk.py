@@ -14,13 +14,16 @@ lifetimes, filters, streams, limits, errors, refusals, the console.
 import asyncio
 import base64
 import contextlib
+import io
 import json
 import os
 import pathlib
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
+import zipfile
 
 import httpx
 import websockets.asyncio.client
@@ -544,32 +547,167 @@ def console():
 # Refusals
 
 
-def not_done(*naming):
-    return refused(APIStatusError, 501, naming)
-
-
 @check
 def what_is_not_done_says_so():
     """Until it is done, each of these is refused by name; never accepted and ignored."""
-    policy = {"mode": "restricted", "ingress": []}
     with machine() as vm:
-        for call, operation in (
-            (lambda: client.vms.services.register(vm.id, name="web", port=8080), "registerService"),
-            (lambda: client.vms.services.list(vm.id), "listServices"),
-            (lambda: client.vms.services.update("web", id=vm.id, port=8080), "updateService"),
-            (lambda: client.vms.services.delete("web", id=vm.id), "deleteService"),
-            (lambda: client.vms.set_firewall(vm.id, **policy), "setVmFirewall"),
-            (lambda: client.vms.patch_firewall(vm.id, mode="open"), "patchVmFirewall"),
-            (lambda: client.builds.create(image_ref="python:3.13-slim"), "createBuild"),
-            (lambda: client.builds.retrieve("b1"), "getBuild"),
-            (lambda: client.build_contexts.presign(), "presignBuildContext"),
+        for method, path, operation in (
+            ("POST", "/v1/volumes", "createVolume"),
+            ("POST", f"/v1/vms/{vm.id}/volumes", "attachVolume"),
+            ("GET", f"/v1/vms/{vm.id}/bucket-mounts", "listBucketMounts"),
+            ("GET", "/v1/me/ssh-keys", "listSshKeys"),
         ):
-            with not_done(operation):
-                call()
-    before = {vm.id for vm in client.vms.list()}
-    with not_done("firewall"):
-        client.vms.launch(machine_type="c1m2", firewall=policy)
-    assert {vm.id for vm in client.vms.list()} == before, "a refused launch left a machine"
+            answer = api(method, path, {} if method == "POST" else None)
+            assert answer.status_code == 501 and operation in answer.text, answer.text
+
+
+# Services
+
+
+@check
+def services_keep_their_names():
+    with machine() as vm:
+        made = client.vms.services.register(vm.id, name="web", port=8080)
+        assert (made.name, made.port, made.h2c) == ("web", 8080, False), made
+        client.vms.services.register(vm.id, name="web", port=8080)
+        with refused(ConflictError, 409, "web"):
+            client.vms.services.register(vm.id, name="web", port=8081)
+        changed = client.vms.services.update("web", id=vm.id, port=9090, h2c=True)
+        assert (changed.port, changed.h2c) == (9090, True), changed
+        client.vms.services.update("api", id=vm.id, port=9091)
+        assert [s.name for s in client.vms.services.list(vm.id)] == ["api", "web"]
+        with refused(BadRequestError, 400, "port"):
+            client.vms.services.register(vm.id, name="low", port=80)
+        host = f"web--{vm.id.replace('-', '')}.proxy.localhost"
+        assert httpx.get(BASE + "/", headers={"Host": host}).status_code == 503
+        client.vms.services.delete("web", id=vm.id)
+        client.vms.services.delete("web", id=vm.id)
+        assert [s.name for s in client.vms.services.list(vm.id)] == ["api"]
+        assert httpx.get(BASE + "/", headers={"Host": host}).status_code == 404
+        for n in range(15):
+            client.vms.services.update(f"s{n}", id=vm.id, port=9000 + n)
+        with refused(RateLimitError, 429, "vm_service_quota_exceeded"):
+            client.vms.services.register(vm.id, name="more", port=9000)
+
+
+# Firewall
+
+
+@check
+def firewalls_in_both_forms():
+    policy = {"mode": "restricted", "ingress": [{"protocol": "tcp", "portStart": 8080}]}
+    with machine(firewall=policy) as vm:
+        assert client.vms.retrieve(vm.id).firewall.mode == "restricted"
+        shown = client.vms.set_firewall(vm.id, mode="open", ingress=[])
+        assert shown.firewall.mode == "open", shown
+        shown = client.vms.patch_firewall(vm.id, mode="restricted")
+        assert shown.firewall.mode == "restricted", shown
+        answer = api("PUT", f"/v1/vms/{vm.id}/firewall", {"egress": {"default": "deny"}})
+        assert answer.status_code == 200, answer.text
+        assert api("GET", f"/v1/vms/{vm.id}").json()["firewall"] == {"egress": {"default": "deny"}}
+        bad = {"egress": {"rules": [{"action": "allow", "kind": "cidr", "value": "x", "protocol": "tcp", "ports": "1"}]}}
+        answer = api("PUT", f"/v1/vms/{vm.id}/firewall", bad)
+        assert answer.status_code == 400 and "egress.rules[0]" in answer.text, answer.text
+
+
+# Builds
+
+
+def built(build):
+    """The build when it is over."""
+    for _ in range(600):
+        now = client.builds.retrieve(build.id)
+        if now.status in ("completed", "failed"):
+            return now
+        time.sleep(0.05)
+    raise AssertionError(f"the build does not end: {now}")
+
+
+@check(execs=True)
+def builds_of_images_and_dockerfiles():
+    done = built(client.builds.create(image_ref="boxrig/base", name="of an image"))
+    assert done.status == "completed" and done.name == "of an image", done
+    text = "FROM boxrig/base\nENV MADE=here\nRUN echo built > /made\n"
+    done = built(client.builds.create(dockerfile_content=text))
+    assert done.status == "completed", done
+    with machine(snapshot_id=done.snapshot_id) as vm:
+        result = client.vms.run(vm.id, command="cat /made; echo $MADE")
+        assert result.stdout == "built\nhere\n", result
+    client.snapshots.delete(done.snapshot_id)
+    failed = built(client.builds.create(image_ref="python:3.13-slim"))
+    assert failed.status == "failed" and "local store" in failed.error, failed
+    failed = built(client.builds.create(dockerfile_content="FROM boxrig/base\nRUN exit 7"))
+    assert failed.status == "failed" and "Dockerfile:2" in failed.error, failed
+    with refused(BadRequestError, 400, "imageRef"):
+        client.builds.create()
+    with refused(NotFoundError, 404):
+        client.builds.retrieve("b1")
+
+
+@check(execs=True)
+def a_context_is_copied():
+    place = client.build_contexts.presign()
+    with tempfile.TemporaryDirectory() as folder:
+        archive = pathlib.Path(folder, "context.tar.gz")
+        with tarfile.open(archive, "w:gz") as tar:
+            content = b"from the context"
+            entry = tarfile.TarInfo("in/file")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+        sent = httpx.put(place.upload_url, content=archive.read_bytes(), headers={"Content-Type": "application/gzip"})
+        assert sent.status_code < 300, sent.text
+    text = "FROM boxrig/base\nCOPY in /in\n"
+    done = built(client.builds.create(dockerfile_content=text, context_download_url=place.download_url))
+    assert done.status == "completed", done
+    with machine(snapshot_id=done.snapshot_id) as vm:
+        assert client.vms.run(vm.id, command="cat /in/file").stdout == "from the context"
+
+
+@check(execs=True)
+def imports_of_a_zip():
+    place = api("POST", "/v1/snapshot-imports/context-presign", {"sizeBytes": 1000}).json()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("Dockerfile", "FROM boxrig/base\nARG WHO\nCOPY file /file\nRUN echo $WHO > /who\n")
+        archive.writestr("file", "zipped")
+    sent = httpx.put(place["uploadUrl"], content=packed.getvalue(), headers={"Content-Type": "application/zip"})
+    assert sent.status_code < 300, sent.text
+    source = {"type": "dockerfile", "contextRef": place["contextRef"], "buildArgs": {"WHO": "you"}}
+    answer = api("POST", "/v1/snapshot-imports", {"source": source, "name": "zipped"})
+    assert answer.status_code == 202, answer.text
+    made = answer.json()
+    again = api("POST", "/v1/snapshot-imports", {"source": source})
+    assert again.status_code == 400 and "contextRef" in again.text, again.text
+    path = f"/v1/snapshot-imports/{made['id']}"
+    for _ in range(600):
+        now = api("GET", path).json()
+        if now["status"] in ("succeeded", "failed", "cancelled"):
+            break
+        time.sleep(0.05)
+    assert now["status"] == "succeeded", now
+    assert now["id"] in [i["id"] for i in api("GET", "/v1/snapshot-imports").json()]
+    with machine(snapshot_id=now["snapshotId"]) as vm:
+        assert client.vms.run(vm.id, command="cat /file /who").stdout == "zippedyou\n"
+    assert api("POST", path + "/cancel", {}).status_code == 409
+    assert api("DELETE", path).status_code == 200
+    assert api("GET", path).status_code == 404
+    with refused(NotFoundError, 404):
+        client.snapshots.retrieve(now["snapshotId"])
+
+
+@check(execs=True)
+def an_import_is_cancelled():
+    place = api("POST", "/v1/snapshot-imports/context-presign", {}).json()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("Dockerfile", "FROM boxrig/base\nRUN sleep 600\n")
+    httpx.put(place["uploadUrl"], content=packed.getvalue(), headers={"Content-Type": "application/zip"})
+    source = {"type": "dockerfile", "contextRef": place["contextRef"]}
+    made = api("POST", "/v1/snapshot-imports", {"source": source}).json()
+    path = f"/v1/snapshot-imports/{made['id']}"
+    assert api("POST", path + "/cancel", {}).json()["status"] == "cancelled"
+    assert api("GET", path).json()["status"] == "cancelled"
+    assert api("DELETE", path).status_code == 200
 
 
 @check

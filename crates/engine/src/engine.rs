@@ -246,6 +246,27 @@ pub trait Engine: Send + Sync + Debug {
         Box::pin(async move { Err(Error::new(Kind::Unsupported, words)) })
     }
 
+    /// An image as a tar stream of boxrig's own form, with how it is meant to be run, for
+    /// [`Engine::load_image`] of this engine or another.
+    ///
+    /// # Errors
+    /// `NotFound`; `Invalid` for the built-in image, which every engine has; `Unsupported`.
+    fn save_image<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<BoxReader>> {
+        let _ = name;
+        let words = format!("the {} engine does not save images", self.name());
+        Box::pin(async move { Err(Error::new(Kind::Unsupported, words)) })
+    }
+
+    /// Takes in what [`Engine::save_image`] gave (plain or gzip), under this name. Replaces an image of that name.
+    ///
+    /// # Errors
+    /// `Invalid` for a bad name or archive, in words; `Limit` when the disk is full; `Unsupported`.
+    fn load_image<'a>(&'a self, name: &'a str, tar: BoxReader) -> BoxFuture<'a, Result<ImageInfo>> {
+        let _ = (name, tar);
+        let words = format!("the {} engine does not load images", self.name());
+        Box::pin(async move { Err(Error::new(Kind::Unsupported, words)) })
+    }
+
     /// One image.
     ///
     /// # Errors

@@ -19,6 +19,7 @@
 //! Deleting an image removes its name. A layer goes when no name and no user has it:
 //! [`ImageStore::collect`] is told which layers instances and snapshots still use.
 
+pub(crate) mod bundle;
 mod extract;
 mod stream;
 mod tar;
@@ -34,7 +35,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use self::extract::{LayerKind, Unpacked, unpack};
-use self::stream::{Hashed, channel};
+use self::stream::Hashed;
+pub(crate) use self::stream::{channel, decompressed};
 use crate::lock::make_private_dir;
 use crate::tree;
 use crate::{BASE_IMAGE, BoxReader, Error, ImageInfo, Kind, Result, SCRATCH_IMAGE};
@@ -350,7 +352,7 @@ impl Inner {
             .bytes
             .saturating_add(self.limits.entries.saturating_mul(4096))
             .saturating_add(1 << 20);
-        let mut input = Hashed::new(stream::decompressed(input).map_err(failed)?, limit);
+        let mut input = Hashed::new(decompressed(input).map_err(failed)?, limit);
         // Headers are small; decompressing and hashing want large pieces.
         let buffered = io::BufReader::with_capacity(256 * 1024, &mut input);
         let unpacked = unpack(buffered, &files, kind, &self.limits).map_err(failed)?;

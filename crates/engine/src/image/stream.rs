@@ -22,7 +22,7 @@ enum Piece {
 }
 
 /// The reading end of [`channel`]. Blocks; not for asynchronous code.
-pub(super) struct Input {
+pub(crate) struct Input {
     pieces: mpsc::Receiver<Piece>,
     present: Bytes,
     ended: bool,
@@ -30,7 +30,7 @@ pub(super) struct Input {
 
 /// Connects a stream with a blocking reader. The future moves the bytes and must run meanwhile; it
 /// ends when the stream ends or the reader is dropped.
-pub(super) fn channel(mut from: BoxReader) -> (Input, impl Future<Output = io::Result<()>>) {
+pub(crate) fn channel(mut from: BoxReader) -> (Input, impl Future<Output = io::Result<()>>) {
     let (sender, pieces) = mpsc::channel(PIECES);
     let feed = async move {
         loop {
@@ -78,7 +78,7 @@ impl Read for Input {
 }
 
 /// Looks at the first bytes and decompresses what gzip has compressed.
-pub(super) fn decompressed(input: impl Read) -> io::Result<impl Read> {
+pub(crate) fn decompressed(input: impl Read) -> io::Result<impl Read> {
     let mut input = BufReader::with_capacity(PIECE, input);
     let head = input.fill_buf()?;
     let refuse = |what: &str| {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,8 +11,11 @@ use sha2::{Digest, Sha256};
 
 use super::record::{self, Dirs, Files};
 use super::{Inner, lock};
-use crate::image::{check_name, hex};
-use crate::{Error, ImageConfig, ImageInfo, Kind, Result, SCRATCH_IMAGE, SnapshotId};
+use crate::image::{ImportLimits, bundle, channel, check_name, decompressed, hex};
+use crate::{
+    BASE_IMAGE, BoxReader, Error, ImageConfig, ImageInfo, Kind, Result, SCRATCH_IMAGE, SnapshotId,
+    Source,
+};
 
 /// What is written down of an image made here.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -78,26 +81,154 @@ impl Inner {
                 let record = record.ok_or_else(|| super::snapshots::no_snapshot(snapshot))?;
                 (record.files.clone(), record.info.bytes)
             };
-            // Says which files and settings these are; it is not the digest of an archive.
-            let identity = serde_json::to_vec(&(&files, &config))
-                .map_err(|e| Error::io("name the image", e.into()))?;
-            let digest = format!("sha256:{}", hex(&Sha256::digest(&identity)));
-            let mut info = ImageInfo::new(name, Some(digest), bytes, self.options.clock.now());
-            info.config = config;
-            let record = BuiltRecord {
-                info: info.clone(),
-                files,
-            };
-            let mut built = lock(&self.built);
-            record::save(&file_of(&self.dirs, name), &record)?;
-            built.insert(name.to_owned(), record);
-            info
+            self.put_built(name, files, bytes, config)?
         };
-        // An imported image of that name has lost it.
+        self.forget_imported(name)?;
+        self.collect_layers().await?;
+        Ok(info)
+    }
+
+    /// Puts an image on record. The caller holds the lock of the layers.
+    fn put_built(
+        &self,
+        name: &str,
+        files: Files,
+        bytes: u64,
+        config: ImageConfig,
+    ) -> Result<ImageInfo> {
+        // Says which files and settings these are; it is not the digest of an archive.
+        let identity = serde_json::to_vec(&(&files, &config))
+            .map_err(|e| Error::io("name the image", e.into()))?;
+        let digest = format!("sha256:{}", hex(&Sha256::digest(&identity)));
+        let mut info = ImageInfo::new(name, Some(digest), bytes, self.options.clock.now());
+        info.config = config;
+        let record = BuiltRecord {
+            info: info.clone(),
+            files,
+        };
+        let mut built = lock(&self.built);
+        record::save(&file_of(&self.dirs, name), &record)?;
+        built.insert(name.to_owned(), record);
+        Ok(info)
+    }
+
+    /// An imported image of a name that has a new one loses it.
+    fn forget_imported(&self, name: &str) -> Result<()> {
         match self.images.delete(name) {
-            Err(e) if e.kind() != Kind::NotFound => return Err(e),
-            _ => {}
+            Err(e) if e.kind() != Kind::NotFound => Err(e),
+            _ => Ok(()),
         }
+    }
+
+    /// An image as one stream.
+    pub(super) async fn save_image(self: &Arc<Self>, name: &str) -> Result<BoxReader> {
+        if name == BASE_IMAGE {
+            let words = "the built-in image is every host's own, and is not saved";
+            return Err(Error::new(Kind::Invalid, words));
+        }
+        let _layers = self.layers.read().await;
+        let files = self.source_files(&Source::Image(name.to_owned())).await?;
+        let config = {
+            let built = lock(&self.built);
+            built.get(name).map(|record| record.info.config.clone())
+        };
+        let layers: Vec<PathBuf> = files
+            .layers
+            .iter()
+            .rev()
+            .filter(|layer| **layer != self.base)
+            .map(|layer| self.dirs.layer(layer))
+            .collect();
+        let place = self.dirs.trash().join(record::random_name());
+        let file = super::blocking(move || {
+            let write = || {
+                let mut options = fs::OpenOptions::new();
+                let mut file = options
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .open(&place)?;
+                // It is the reader's alone, and goes with it.
+                fs::remove_file(&place)?;
+                bundle::write(
+                    &mut file,
+                    files.builtin,
+                    &config.unwrap_or_default(),
+                    &layers,
+                )?;
+                file.rewind()?;
+                Ok(file)
+            };
+            write().map_err(|e| Error::io("save the image", e))
+        });
+        Ok(Box::new(tokio::fs::File::from_std(file.await?)))
+    }
+
+    /// Takes an image in.
+    pub(super) async fn load_image(
+        self: &Arc<Self>,
+        name: &str,
+        tar: BoxReader,
+    ) -> Result<ImageInfo> {
+        check_name(name)?;
+        let (input, feed) = channel(tar);
+        let work = self.dirs.trash().join(record::random_name());
+        let into = work.clone();
+        let unpacking = tokio::task::spawn_blocking(move || {
+            fs::create_dir(&into)?;
+            bundle::read(decompressed(input)?, &into, &ImportLimits::default())
+        });
+        let (fed, unpacked) = tokio::join!(feed, unpacking);
+        let unpacked = unpacked.map_err(|e| Error::io("load an image", io::Error::other(e)))?;
+        let loaded = match (fed, unpacked) {
+            (Err(e), _) => Err(Error::io("read the image", e)),
+            (Ok(()), Err(e)) => Err(match e.kind() {
+                io::ErrorKind::InvalidData
+                | io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::InvalidInput => {
+                    Error::new(Kind::Invalid, format!("the image cannot be loaded: {e}"))
+                }
+                _ => Error::io("load an image", e),
+            }),
+            (Ok(()), Ok((head, layers))) => self.take_in(name, head, layers).await,
+        };
+        let removed = super::blocking(move || {
+            super::tree::remove(&work).map_err(|e| Error::io("load an image", e))
+        });
+        removed.await?;
+        loaded
+    }
+
+    async fn take_in(
+        self: &Arc<Self>,
+        name: &str,
+        head: bundle::Head,
+        unpacked: Vec<PathBuf>,
+    ) -> Result<ImageInfo> {
+        let info = {
+            let _layers = self.layers.read().await;
+            let mut layers = Vec::new();
+            let mut bytes = 0;
+            for folder in unpacked {
+                bytes += super::tree::disk_usage(&folder)
+                    .map_err(|e| Error::io("measure the image", e))?;
+                let layer = format!("layers/l-{}", record::random_name());
+                fs::rename(&folder, self.dirs.layer(&layer))
+                    .map_err(|e| Error::io("load an image", e))?;
+                layers.insert(0, layer);
+            }
+            if head.builtin {
+                layers.push(self.base.clone());
+            } else if layers.is_empty() {
+                layers.push(empty_layer(&self.dirs)?);
+            }
+            let files = Files {
+                layers,
+                builtin: head.builtin,
+            };
+            self.put_built(name, files, bytes, head.config)?
+        };
+        self.forget_imported(name)?;
         self.collect_layers().await?;
         Ok(info)
     }

@@ -334,6 +334,14 @@ impl Engine for Sandbox {
         }))
     }
 
+    fn save_image<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<BoxReader>> {
+        Box::pin(async move { self.0.save_image(name).await })
+    }
+
+    fn load_image<'a>(&'a self, name: &'a str, tar: BoxReader) -> BoxFuture<'a, Result<ImageInfo>> {
+        Box::pin(async move { self.0.load_image(name, tar).await })
+    }
+
     fn list_images(&self) -> BoxFuture<'_, Result<Vec<ImageInfo>>> {
         Box::pin(async move {
             let mut images = self.0.images.list();

@@ -188,6 +188,34 @@ async fn a_snapshot_becomes_an_image() {
         assert_eq!(owner.trim(), "1000");
     }
 
+    // Saved, and loaded under another name: the same files and settings.
+    let saved = rig.engine.save_image("test/made").await.unwrap();
+    let loaded = rig.engine.load_image("test/loaded", saved).await.unwrap();
+    assert_eq!(loaded.config, config);
+    let mut spec = InstanceSpec::new(id("loaded"));
+    spec.source = Source::Image("test/loaded".to_owned());
+    rig.engine.create(spec).await.unwrap();
+    assert_eq!(
+        rig.ok(
+            &id("loaded"),
+            "cat /app/link && stat -c %a /app && command -v sh"
+        )
+        .await,
+        "one\n750\n/usr/bin/sh"
+    );
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(rig.ok(&id("loaded"), "stat -c '%u %g' /app").await, "7 8");
+    }
+    rig.engine.delete(&id("loaded")).await.unwrap();
+    rig.engine.delete_image("test/loaded").await.unwrap();
+    for (name, kind) in [("boxrig/base", Kind::Invalid), ("none", Kind::NotFound)] {
+        let refused = rig.engine.save_image(name).await.map(drop);
+        assert_eq!(refused.unwrap_err().kind(), kind, "{name}");
+    }
+    let nonsense = Box::new(std::io::Cursor::new(vec![7; 4096]));
+    let refused = rig.engine.load_image("test/bad", nonsense).await;
+    assert_eq!(refused.unwrap_err().kind(), Kind::Invalid);
+
     // Nothing but the program that is put into every image without one.
     let mut spec = InstanceSpec::new(id("empty"));
     spec.source = Source::Image("scratch".to_owned());

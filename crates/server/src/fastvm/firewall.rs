@@ -321,8 +321,12 @@ fn layered(policy: &FirewallPolicyLegacy) -> FirewallPolicy {
     }
 }
 
-/// What the rules come to: those that were written, and one for each service. In the form they were written in.
-pub(super) fn effective(machine: &Machine) -> Firewall {
+/// What the rules come to: those that were written, and one for each service. In the form they were written in; `None` when there
+/// are neither.
+pub(super) fn effective(machine: &Machine) -> Option<Firewall> {
+    if machine.firewall.is_none() && machine.services.is_empty() {
+        return None;
+    }
     let written = machine.firewall.clone().unwrap_or_default();
     let note = |name: &str| Some(format!("auto: proxy service {name}").as_str().into());
     match written {
@@ -338,7 +342,7 @@ pub(super) fn effective(machine: &Machine) -> Firewall {
                 description: note(&service.name),
                 ..IngressRule::default()
             }));
-            Firewall::Layered(policy)
+            Some(Firewall::Layered(policy))
         }
         Firewall::Legacy(mut policy) => {
             let rules = policy.ingress.get_or_insert_with(Vec::new);
@@ -349,7 +353,7 @@ pub(super) fn effective(machine: &Machine) -> Firewall {
                 description: note(&service.name),
                 ..FirewallRuleLegacy::default()
             }));
-            Firewall::Legacy(policy)
+            Some(Firewall::Legacy(policy))
         }
     }
 }
@@ -360,7 +364,7 @@ pub(super) async fn set(
 ) -> Result<JsonReply<Vm>, ApiError> {
     let firewall = rq.body.0;
     network(Some(&firewall))?;
-    put(&cx, rq.path.0, move |_| firewall).await
+    put(&cx, rq.path.0, move |_| Some(firewall)).await
 }
 
 pub(super) async fn patch(
@@ -371,9 +375,17 @@ pub(super) async fn patch(
     put(&cx, rq.path.0, move |old| patched(old, patch)).await
 }
 
-/// A policy with a change. A change in the form with three parts turns an older policy into that form.
-fn patched(old: Option<Firewall>, patch: FirewallPatch) -> Firewall {
-    match (old, patch) {
+/// A policy with a change. A change in the form with three parts turns an older policy into that form; one that says nothing
+/// changes nothing.
+fn patched(old: Option<Firewall>, patch: FirewallPatch) -> Option<Firewall> {
+    if let FirewallPatch::Layered(new) = &patch
+        && new.ingress.is_none()
+        && new.egress.is_none()
+        && new.dns.is_none()
+    {
+        return old;
+    }
+    Some(match (old, patch) {
         (old, FirewallPatch::Layered(new)) => {
             let mut policy = match old {
                 None => FirewallPolicy::default(),
@@ -407,13 +419,13 @@ fn patched(old: Option<Firewall>, patch: FirewallPatch) -> Firewall {
             policy.ingress = new.ingress.or(policy.ingress);
             Firewall::Legacy(policy)
         }
-    }
+    })
 }
 
 async fn put(
     cx: &Cx,
     id: String,
-    change: impl FnOnce(Option<Firewall>) -> Firewall + Send + 'static,
+    change: impl FnOnce(Option<Firewall>) -> Option<Firewall> + Send + 'static,
 ) -> Result<JsonReply<Vm>, ApiError> {
     let state: Shared = cx.state.clone();
     let machine: Arc<Machine> = detached(async move {
@@ -424,8 +436,8 @@ async fn put(
         }
         let mut machine = Machine::clone(&old);
         let firewall = change(machine.firewall.take());
-        let network = network(Some(&firewall))?;
-        machine.firewall = Some(firewall);
+        let network = network(firewall.as_ref())?;
+        machine.firewall = firewall;
         // The engine first: what is acknowledged is in force.
         let instance = instance(&id)?;
         let set = state.core.engine.set_network(&instance, network).await;
@@ -520,7 +532,7 @@ mod tests {
             json!({"mode": "restricted", "ingress": [{"protocol": "tcp", "portStart": 1, "portEnd": 5}]}),
         );
         let patch = |old: &Firewall, value| {
-            patched(Some(old.clone()), serde_json::from_value(value).unwrap())
+            patched(Some(old.clone()), serde_json::from_value(value).unwrap()).unwrap()
         };
         let Firewall::Legacy(cleared) = patch(&legacy, json!({"ingress": []})) else {
             panic!("the older form")

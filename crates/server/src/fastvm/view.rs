@@ -75,7 +75,7 @@ impl State {
                 .map(signed),
             paused_at: m.paused_ms.map(time),
             firewall: m.firewall.clone(),
-            effective_firewall: Some(firewall::effective(m)),
+            effective_firewall: firewall::effective(m),
             ..api::Vm::default()
         };
         vm.extra
