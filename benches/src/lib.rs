@@ -24,6 +24,15 @@ pub const SUMMING_VM: &str = "00000000-0000-4000-8000-000000000002";
 /// The command that the canned listener answers with [`STREAM_BYTES`] of output.
 pub const STREAM_COMMAND: &str = "stream-scenario";
 
+/// Apps of the canned rack.
+pub const APPS: usize = 1000;
+/// How often the list scenario lists them. `convox_sdk.py` does as often.
+pub const LISTS: u64 = 40;
+/// Lines in a frame of the canned log.
+pub const LOG_LINES: usize = 400;
+/// Frames of the canned log.
+pub const LOG_FRAMES: usize = 5000;
+
 /// What one run of a scenario cost.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cost {

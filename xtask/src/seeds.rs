@@ -15,7 +15,7 @@ use crate::tests_named::Tests;
 use crate::{Result, root, shell};
 
 /// The platforms whose rows must all be tied.
-const DONE: &[&str] = &["fastvm", "incus"];
+const DONE: &[&str] = &["fastvm", "incus", "convox"];
 
 #[doc = include_str!("../../docs/fastvm-surface.md")]
 #[allow(dead_code, reason = "only its documentation is of use")]
@@ -24,6 +24,9 @@ mod fastvm_surface {}
 #[doc = include_str!("../../docs/incus-surface.md")]
 #[allow(dead_code, reason = "only its documentation is of use")]
 mod incus_surface {}
+#[doc = include_str!("../../docs/convox-surface.md")]
+#[allow(dead_code, reason = "only its documentation is of use")]
+mod convox_surface {}
 
 /// A row of the surface with its tie.
 struct Row {
@@ -88,6 +91,7 @@ fn table(platform: &str, rows: &[Row]) -> Result<String> {
     let name = match platform {
         "fastvm" => "FastVM",
         "incus" => "Incus",
+        "convox" => "Convox",
         other => other,
     };
     let mut text = format!(

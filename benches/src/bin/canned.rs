@@ -1,4 +1,4 @@
-//! A listener with canned FastVM answers: it does nothing but read requests and write ready bytes, so
+//! A listener with canned answers of FastVM and of a Convox rack: it does nothing but read requests and write ready bytes, so
 //! that what is measured is the client. Plain threads and blocking sockets, no code of boxrig in it.
 //!
 //! usage: `canned [--keep FILE]`; prints its origin, and with `--keep` writes the last upload to FILE.
@@ -15,7 +15,10 @@ use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use boxrig_benches::{DOWNLOAD_BYTES, STREAM_BYTES, STREAM_COMMAND, STREAM_EVENT, SUMMING_VM};
+use boxrig_benches::{
+    APPS, DOWNLOAD_BYTES, LOG_FRAMES, LOG_LINES, STREAM_BYTES, STREAM_COMMAND, STREAM_EVENT,
+    SUMMING_VM,
+};
 use sha2::{Digest, Sha256};
 
 /// What the download consists of.
@@ -25,6 +28,10 @@ struct Canned {
     origin: String,
     /// One event as a chunk of HTTP's chunked coding.
     event: Vec<u8>,
+    /// The list of a rack's apps.
+    apps: String,
+    /// One frame of a rack's log.
+    frame: Vec<u8>,
     keep: Option<PathBuf>,
     sha256: OnceLock<String>,
 }
@@ -44,6 +51,8 @@ fn main() -> io::Result<()> {
     let canned = Arc::new(Canned {
         origin,
         event: chunk(format!("{{\"t\":\"o\",\"d\":\"{data}\"}}\n").as_bytes()),
+        apps: apps(),
+        frame: frame(),
         keep,
         sha256: OnceLock::new(),
     });
@@ -75,6 +84,8 @@ struct Head {
     /// The answer is wanted as lines of JSON.
     lines: bool,
     expects: bool,
+    /// The key of a websocket.
+    key: String,
 }
 
 impl Head {
@@ -94,13 +105,21 @@ impl Head {
         loop {
             line.clear();
             input.read_line(&mut line)?;
-            let header = line.trim_end().to_ascii_lowercase();
-            match header.split_once(": ") {
-                None if header.is_empty() => return Ok(Some(head)),
-                Some(("content-length", n)) => head.length = n.parse().unwrap_or(0),
-                Some(("transfer-encoding", v)) => head.chunked = v.contains("chunked"),
-                Some(("accept", v)) => head.lines = v.contains("x-ndjson"),
-                Some(("expect", _)) => head.expects = true,
+            let header = line.trim_end();
+            let Some((name, value)) = header.split_once(": ") else {
+                if header.is_empty() {
+                    return Ok(Some(head));
+                }
+                continue;
+            };
+            match &*name.to_ascii_lowercase() {
+                "content-length" => head.length = value.parse().unwrap_or(0),
+                "transfer-encoding" => {
+                    head.chunked = value.to_ascii_lowercase().contains("chunked")
+                }
+                "accept" => head.lines = value.contains("x-ndjson"),
+                "expect" => head.expects = true,
+                "sec-websocket-key" => head.key = value.to_owned(),
                 _ => {}
             }
         }
@@ -195,6 +214,8 @@ fn answer(out: &mut TcpStream, canned: &Canned, head: &Head, body: &[u8]) -> io:
             json(out, &result(code, &stdout))
         }
         ("GET", "/v1/vms") => json(out, "[]"),
+        ("GET", "/apps") => json(out, &canned.apps),
+        ("GET", path) if path.starts_with("/apps/x/logs") => log(out, canned, &head.key),
         _ => json(out, "{\"status\":\"ok\"}"),
     }
 }
@@ -245,6 +266,43 @@ fn events(out: &mut TcpStream, canned: &Canned, command: &[u8]) -> io::Result<()
     let mut end = chunk(b"{\"t\":\"x\",\"ms\":1}\n");
     end.extend_from_slice(b"0\r\n\r\n");
     out.write_all(&end)
+}
+
+/// [`APPS`] apps, as a rack writes them: indented by two spaces.
+fn apps() -> String {
+    let app = |n: usize| {
+        format!(
+            "  {{\n    \"generation\": \"3\",\n    \"locked\": false,\n    \"name\": \"app-{n:04}\",\n    \"release\": \"RABCDEFGHIJ\",\n    \
+             \"router\": \"router.example.com\",\n    \"status\": \"running\",\n    \"parameters\": {{\n      \"BuildCpu\": \"512\"\n    }}\n  }}"
+        )
+    };
+    let all: Vec<String> = (0..APPS).map(app).collect();
+    format!("[\n{}\n]\n", all.join(",\n"))
+}
+
+/// A text frame of [`LOG_LINES`] lines of a log.
+fn frame() -> Vec<u8> {
+    let line = |n: usize| {
+        format!("2026-01-02T03:04:05.{n:09}Z service/web/web-{n:04} GET /path/{n} 200 in 12 ms\n")
+    };
+    let text: String = (0..LOG_LINES).map(line).collect();
+    let mut out = vec![0x81, 126];
+    out.extend_from_slice(&u16::try_from(text.len()).unwrap_or(0).to_be_bytes());
+    out.extend_from_slice(text.as_bytes());
+    out
+}
+
+/// A log on a websocket: [`LOG_FRAMES`] frames and the mark of its end.
+fn log(out: &mut TcpStream, canned: &Canned, key: &str) -> io::Result<()> {
+    let accept = boxrig_wire::ws::accept_key(key.as_bytes());
+    write!(
+        out,
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+    )?;
+    for _ in 0..LOG_FRAMES {
+        out.write_all(&canned.frame)?;
+    }
+    out.write_all(&[0x82, 0])
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {

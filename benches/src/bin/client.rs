@@ -1,4 +1,4 @@
-//! Our side of the measurements: boxrig's FastVM client on the canned listener.
+//! Our side of the measurements: boxrig's FastVM and Convox clients on the canned listener.
 //!
 //! usage: `client ORIGIN SCENARIO [PATH]`; prints one JSON line, as `sdk.py` does for the peer.
 //! What is measured begins with a connected client and ends with the last answer.
@@ -7,7 +7,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use boxrig_benches::{CALLS, FLIGHT, Meter, STREAM_COMMAND, SUMMING_VM, VM};
+use boxrig_benches::{CALLS, FLIGHT, LISTS, Meter, STREAM_COMMAND, SUMMING_VM, VM};
 use boxrig_fastvm::{Checked, Client, ExecEvent};
 use futures_util::StreamExt;
 
@@ -22,6 +22,9 @@ async fn main() -> Result<()> {
         [origin, scenario, path] => (origin, scenario, path),
         _ => return Err("usage: client ORIGIN SCENARIO [PATH]".into()),
     };
+    if let Some(scenario) = scenario.strip_prefix("convox-") {
+        return convox(origin, scenario).await;
+    }
     let client = Client::builder().api_key("k").base_url(origin).build()?;
     // A task of its own, as calls are made in most programs that make many.
     let (scenario, path) = (scenario.to_owned(), path.to_owned());
@@ -102,4 +105,36 @@ async fn stream(client: &Client) -> Result<u64> {
         }
     }
     Ok(bytes)
+}
+
+/// A rack's apps listed one time after the other, or one log read to its end.
+async fn convox(origin: &str, scenario: &str) -> Result<()> {
+    let client = boxrig_convox::Client::builder()
+        .host(origin)
+        .api_key("k")
+        .build()?;
+    client.apps().list().await?; // connected, warm
+    let meter = Meter::start();
+    let mut units = 0;
+    match scenario {
+        "list" => {
+            for _ in 0..LISTS {
+                units += client.apps().list().await?.len() as u64;
+            }
+        }
+        "logs" => {
+            let which = boxrig_convox::LogOptions::new().follow(true);
+            let mut log = client.apps().logs("x", which).await?;
+            while let Some(line) = log.next().await {
+                units += line?.raw().len() as u64 + 1;
+            }
+        }
+        other => return Err(format!("unknown scenario convox-{other}").into()),
+    }
+    let scenario = format!("convox-{scenario}");
+    println!(
+        "{}",
+        serde_json::to_string(&meter.finish(&scenario, units))?
+    );
+    Ok(())
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use boxrig_compute::backend::convox::Convox;
 use boxrig_compute::backend::fastvm::Fastvm;
 use boxrig_compute::backend::incus::Incus;
 use boxrig_compute::backend::local::Local;
@@ -14,7 +15,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::Target;
 
-/// The compute API of a context URL. The secret comes from the platform's own variable (`FASTVM_API_KEY`).
+/// The compute API of a context URL. The secret comes from the platform's own variable (`FASTVM_API_KEY`,
+/// `CONVOX_PASSWORD`).
 ///
 /// # Errors
 ///
@@ -27,7 +29,15 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Compute>> {
         return Ok(Connect::local(socket).open().await?.compute);
     }
     let mut connect = Connect::new(target);
-    if let Ok(key) = std::env::var("FASTVM_API_KEY")
+    // Each platform's secret goes to that platform only.
+    let variable = match connect.target.platform() {
+        Platform::Fastvm => "FASTVM_API_KEY",
+        Platform::Convox => "CONVOX_PASSWORD",
+        _ => "",
+    };
+    if let Some(key) = std::env::var(variable)
+        .ok()
+        .filter(|_| !variable.is_empty())
         && !key.is_empty()
     {
         connect = connect.secret(Secret::new(key));
@@ -168,11 +178,12 @@ impl Connect {
             }
             Platform::Fastvm => self.fastvm(name),
             Platform::Incus => self.incus(name),
+            Platform::Convox => self.convox(name),
             other => Err(Error::new(
                 Kind::Unsupported,
                 format!("the compute verbs do not reach {other} yet"),
             )
-            .with_hint("they do reach local, fastvm and incus")),
+            .with_hint("they do reach local, fastvm, incus and convox")),
         }
     }
 
@@ -230,6 +241,59 @@ impl Connect {
     }
 }
 
+impl Connect {
+    /// Without a secret, the login of the vendor's tool for that host is taken, with its session.
+    fn convox(self, name: String) -> Result<Connection> {
+        let (base, rack) = (self.target.base(), self.target.path());
+        let mut builder = boxrig_convox::Client::builder();
+        match &self.secret {
+            Some(secret) if secret.expose().contains("://") => {
+                // A whole rack URL, whose password is meant.
+                let url = secret.expose().to_owned();
+                builder = builder.env_from(|name| (name == "RACK_URL").then(|| url.clone()));
+            }
+            Some(secret) => builder = builder.api_key(secret.clone()),
+            None => {
+                let host = base.split_once("://").map_or(&*base, |(_, host)| host);
+                builder = builder.login(vendors_login(&[host, &base])?);
+            }
+        }
+        builder = builder.host(&*base);
+        if let Some(user) = self.user {
+            builder = builder.user(user);
+        }
+        if !rack.is_empty() {
+            builder = builder.rack(rack);
+        }
+        if let Some(file) = &self.ca_file {
+            builder = builder.ca_file(file);
+        }
+        let client = builder.build()?;
+        let caller = client.caller().clone();
+        let mut convox = Convox::new(name, client);
+        if let Some(image) = self.image {
+            convox = convox.service(image);
+        }
+        Ok(Connection {
+            compute: Arc::new(convox),
+            caller,
+        })
+    }
+}
+
+/// The vendor's login under one of these names.
+fn vendors_login(names: &[&str]) -> Result<boxrig_convox::Login> {
+    let mut last = None;
+    for name in names {
+        match boxrig_convox::CliConfig::new().host(*name).login() {
+            Ok(login) => return Ok(login),
+            Err(e) => last = Some(e),
+        }
+    }
+    let e = last.unwrap_or_else(|| Error::new(Kind::Unauthenticated, "no login"));
+    Err(e.with_hint("give the context a key with --secret-from, or log in with `convox login`"))
+}
+
 fn read(file: &Path) -> Result<Vec<u8>> {
     std::fs::read(file).map_err(|e| {
         let shown = Untrusted::new(file.display().to_string());
@@ -281,7 +345,7 @@ mod tests {
 
     #[tokio::test]
     async fn platforms_to_come_are_refused_in_words() {
-        let target: Target = "convox://host/a/b".parse().unwrap();
+        let target: Target = "vergeos://host".parse().unwrap();
         assert_eq!(
             Connect::new(target).open().await.unwrap_err().kind(),
             Kind::Unsupported

@@ -52,6 +52,8 @@ capabilities! {
     ExecStdin = "exec-stdin",
     /// A command can have a terminal.
     ExecTty = "exec-tty",
+    /// A command's error output is told apart from its output.
+    ExecStderr = "exec-stderr",
     /// A running command can be sent signals.
     ExecSignal = "exec-signal",
     /// A command can outlive the session that started it.
@@ -64,6 +66,8 @@ capabilities! {
     LogsFollow = "logs-follow",
     /// Snapshots can be made.
     Snapshot = "snapshot",
+    /// A snapshot holds the instance's files (on Convox it is a release: what the instance was made of).
+    SnapshotFiles = "snapshot-files",
     /// An instance can be put back to a snapshot in place.
     Restore = "restore",
     /// An instance can be copied, files included.

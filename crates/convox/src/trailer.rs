@@ -45,7 +45,7 @@ impl Trailer {
             let end = text.iter().position(|b| *b == b'\n').unwrap_or(text.len());
             match std::str::from_utf8(&text[..end])
                 .ok()
-                .and_then(|c| c.trim().parse().ok())
+                .and_then(|c| c.trim().parse::<i32>().ok())
             {
                 Some(n) => code = Some(n),
                 None => self.held.extend_from_slice(&tail),
@@ -59,7 +59,15 @@ impl Trailer {
         }
         let rest = self.held.freeze();
         if let Some(text) = error {
-            return (rest, Err(rack_error(&text, "ProcessExec")));
+            let error = rack_error(&text, "ProcessExec");
+            // The code before the error says why: 126 and 127 as a shell has them.
+            return (
+                rest,
+                Err(match code {
+                    Some(code) => error.with_code(code.to_string()),
+                    None => error,
+                }),
+            );
         }
         let end = code.ok_or_else(|| {
             Error::new(
@@ -151,7 +159,9 @@ mod tests {
             assert_eq!(end.unwrap_err().kind(), Kind::NotFound);
         }
         let (_, end) = run(&[format!("{EXIT_MARK}1\nERROR: boom\n").as_bytes()]);
-        assert!(end.unwrap_err().to_string().contains("boom"));
+        let e = end.unwrap_err();
+        assert!(e.to_string().contains("boom"));
+        assert_eq!(e.code().unwrap().raw(), "1");
         let (out, end) = run(&[format!("{EXIT_MARK}3\nmore\n{EXIT_MARK}0\n").as_bytes()]);
         assert_eq!(
             (out, end.unwrap()),

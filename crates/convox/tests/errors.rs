@@ -411,3 +411,23 @@ async fn anything_goes_by_path() {
         .unwrap();
     assert_eq!(line, "partly");
 }
+
+#[tokio::test]
+async fn no_connection_is_its_own_kind() {
+    // A port that was free a moment ago.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let client = Client::builder()
+        .host(url)
+        .api_key("k")
+        .retry(quick(1, false))
+        .build()
+        .unwrap();
+    let e = client.apps().create("web").await.unwrap_err();
+    assert_eq!(
+        e.kind(),
+        Kind::Transport,
+        "nothing was sent, so it cannot have happened"
+    );
+}

@@ -419,3 +419,28 @@ async fn a_challenge_does_not_lead_elsewhere() {
         Kind::Invalid
     );
 }
+
+#[test]
+fn what_is_given_comes_first_then_the_environment_then_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "auth", r#"{"file.test": "f"}"#);
+    let config = CliConfig::new().dir(dir.path());
+    let base = |builder: boxrig_convox::ClientBuilder| {
+        builder.build().unwrap().caller().base().to_string()
+    };
+    let env = variables(&[("CONVOX_HOST", "env.test"), ("CONVOX_PASSWORD", "e")]);
+    let none = variables(&[]);
+    let given = || Client::builder().host("given.test").api_key("g");
+    assert_eq!(
+        base(given().env_from(&env).cli_config(&config)),
+        "https://given.test"
+    );
+    assert_eq!(
+        base(Client::builder().env_from(&env).cli_config(&config)),
+        "https://env.test"
+    );
+    assert_eq!(
+        base(Client::builder().env_from(&none).cli_config(&config)),
+        "https://file.test"
+    );
+}

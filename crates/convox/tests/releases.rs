@@ -388,7 +388,7 @@ fn folder() -> tempfile::TempDir {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, text).unwrap();
     };
-    write("convox.yml", "services: {}\n");
+    write("convox.yml", "services:\n  api:\n    build: .\n");
     write("Dockerfile", "FROM scratch\n");
     write("src/main.c", &"int main(void);\n".repeat(10_000));
     write("secret.env", "canary");

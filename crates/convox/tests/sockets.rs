@@ -108,7 +108,7 @@ async fn every_log_is_read_by_its_own_path() {
         let header = |name: &str| seen.header(name).unwrap_or_default();
         assert_eq!(
             ["since", "tail", "filter", "previous", "prefix", "follow"].map(header),
-            ["1h30m0s", "3", "x", "true", "true", ""]
+            ["1h30m0s", "3", "x", "true", "true", "false"]
         );
         assert!(seen.header("origin").is_none() && seen.header("sec-websocket-version").is_some());
     }

@@ -211,9 +211,9 @@ pub trait BodyCodec: Sized + Send {
         body: WireBody,
         limit: usize,
     ) -> BoxFuture<'_, Result<Self, Unreadable>>;
-    /// The names of its fields, when it is a form; see [`Params::names`].
-    fn names() -> &'static [&'static str] {
-        &[]
+    /// The names of its fields, when it is a form (see [`Params::names`]); none stand for any.
+    fn form() -> Option<&'static [&'static str]> {
+        None
     }
 }
 
@@ -297,8 +297,8 @@ impl<P: Params> BodyCodec for Form<P> {
                 .map_err(|e| Unreadable::Wrong(e.to_string()))
         })
     }
-    fn names() -> &'static [&'static str] {
-        P::names()
+    fn form() -> Option<&'static [&'static str]> {
+        Some(P::names())
     }
 }
 

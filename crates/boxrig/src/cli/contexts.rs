@@ -288,7 +288,8 @@ fn from_variables(platform: &str) -> Result<Context> {
             })
         }
         "incus" => import::incus::from_variables(&ImportEnv::of_process())?.context("env:incus"),
-        "vergeos" | "convox" => Err(Error::new(
+        "convox" => import::convox::from_variables(&ImportEnv::of_process())?.context("env:convox"),
+        "vergeos" => Err(Error::new(
             Kind::Unsupported,
             format!("the compute verbs do not reach {platform} yet"),
         )),

@@ -630,6 +630,65 @@ fn other_commands() -> Vec<Command> {
                         .arg(context_name()),
                 )
         }),
+        sub(
+            "deploy",
+            "Build a folder on a Convox rack, and promote it",
+            |c| {
+                c.arg(
+                Arg::new("dir")
+                    .value_name("DIR")
+                    .required(true)
+                    .value_parser(value_parser!(PathBuf))
+                    .value_hint(ValueHint::DirPath)
+                    .help("The folder with the manifest (convox.yml); what .dockerignore names stays here"),
+            )
+            .arg(
+                Arg::new("app")
+                    .long("app")
+                    .short('a')
+                    .value_name("APP")
+                    .required(true)
+                    .help("The app"),
+            )
+            .args([
+                switch("promote", "Make the release the active one, and wait for it"),
+                switch("create", "Create the app when it is not there"),
+                switch("no-cache", "Build everything anew"),
+            ])
+            .arg(
+                Arg::new("description")
+                    .long("description")
+                    .value_name("TEXT")
+                    .help("A word on the build"),
+            )
+            .arg(
+                Arg::new("manifest")
+                    .long("manifest")
+                    .value_name("FILE")
+                    .help("The manifest's name in the folder"),
+            )
+            .arg(
+                Arg::new("build-arg")
+                    .long("build-arg")
+                    .value_name("NAME=VALUE")
+                    .action(ArgAction::Append)
+                    .value_parser(units::pair)
+                    .help("An argument of the build"),
+            )
+            },
+        ),
+        sub(
+            "why",
+            "Say why an app is not as it should be (Convox)",
+            |c| {
+                c.arg(
+                    Arg::new("name")
+                        .value_name("APP")
+                        .required(true)
+                        .help("The app"),
+                )
+            },
+        ),
         sub("api", "Send a request of your own making", |c| {
             c.arg(
                 Arg::new("context")
@@ -708,7 +767,17 @@ fn other_commands() -> Vec<Command> {
         Command::new("incus")
             .about("Every operation of Incus")
             .defer(super::native::tree::<super::native::incus::Incus>),
+        Command::new("convox")
+            .about("Every operation of Convox")
+            .defer(super::native::tree::<super::native::convox::Convox>),
     ]
+}
+
+fn switch(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .action(ArgAction::SetTrue)
+        .help(help)
 }
 
 fn file_flag(name: &'static str, help: &'static str) -> Arg {

@@ -33,8 +33,10 @@ const CAPABILITIES: &[Capability] = &[
     Capability::Pause,
     Capability::Resume,
     Capability::Exec,
+    Capability::ExecStderr,
     Capability::Copy,
     Capability::Snapshot,
+    Capability::SnapshotFiles,
     Capability::Fork,
 ];
 

@@ -1,5 +1,7 @@
 //! The backends, one feature each.
 
+#[cfg(feature = "convox")]
+pub mod convox;
 #[cfg(feature = "fastvm")]
 pub mod fastvm;
 #[cfg(feature = "incus")]

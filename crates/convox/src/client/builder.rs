@@ -142,6 +142,11 @@ impl ClientBuilder {
         self.login.password = key.into();
         self
     }
+    /// The user part of the credentials; `convox` when none is said, and it does not matter but for `jwt`.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.login.user = Some(user.into());
+        self
+    }
     /// A signed token, as `system().jwt_token()` makes them.
     pub fn jwt(mut self, token: impl Into<Secret>) -> Self {
         self.login.user = Some("jwt".to_owned());
@@ -301,7 +306,8 @@ impl ClientBuilder {
             rack: login.rack,
             actor: self.actor,
         };
-        let store = login.session_file.map(|file| (file, login.host.clone()));
+        let key = login.session_key.unwrap_or_else(|| login.host.clone());
+        let store = login.session_file.map(|file| (file, key));
         let sessions = Sessions::new(inner, base.clone(), &identity, login.session, store)?;
         let caller = Caller::new(Arc::new(sessions), base)
             .with_headers(self.headers)

@@ -317,11 +317,31 @@ impl Client {
     }
 }
 
-/// What is left out of the source: what `.dockerignore` names, but never the manifest and the Dockerfiles.
+/// What is left out of the source: what `.dockerignore` names, but never the manifest and the Dockerfiles that it names.
 fn ignore(dir: &Path, manifest: &str) -> Result<Ignore> {
-    Ignore::of_context(dir, manifest)
-        .map(|i| i.and_always(b"Dockerfile"))
-        .map_err(|e| Error::new(Kind::Invalid, ".dockerignore cannot be read").with_source(e))
+    let cannot = |e: std::io::Error| {
+        Error::new(Kind::Invalid, "manifest or .dockerignore cannot be read").with_source(e)
+    };
+    let ignore = Ignore::of_context(dir, manifest).map_err(cannot)?;
+    let text = std::fs::read_to_string(dir.join(manifest)).map_err(cannot)?;
+    let named = dockerfiles(&text);
+    Ok(named
+        .iter()
+        .fold(ignore, |i, name| i.and_always(name.as_bytes())))
+}
+
+/// The Dockerfiles of a manifest's services. One that cannot be read names none: the rack says what is wrong with it.
+fn dockerfiles(manifest: &str) -> Vec<String> {
+    let manifest: serde_json::Value = serde_saphyr::from_str(manifest).unwrap_or_default();
+    let services = manifest["services"].as_object().into_iter().flatten();
+    services
+        .map(|(_, service)| {
+            let build = &service["build"];
+            let path = build.as_str().or(build["path"].as_str()).unwrap_or(".");
+            let file = build["manifest"].as_str().unwrap_or("Dockerfile");
+            format!("{path}/{file}")
+        })
+        .collect()
 }
 
 fn gone(e: tokio::task::JoinError) -> Error {
@@ -412,4 +432,21 @@ async fn along<T>(
     };
     let _ = tokio::time::timeout(std::time::Duration::from_millis(300), rest).await;
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::dockerfiles;
+
+    #[test]
+    fn dockerfiles_are_those_of_the_services() {
+        let text = "services:\n  web:\n    build: .\n  api:\n    build:\n      path: ./api\n      manifest: Dockerfile.prod\n  db:\n    image: x\n";
+        let mut found = dockerfiles(text);
+        found.sort();
+        assert_eq!(
+            found,
+            ["./Dockerfile", "./Dockerfile", "./api/Dockerfile.prod"]
+        );
+        assert!(dockerfiles("a: [").is_empty() && dockerfiles("").is_empty());
+    }
 }

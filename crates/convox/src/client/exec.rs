@@ -293,6 +293,11 @@ async fn collect(mut events: ExecEvents, limit: usize) -> Result<(Vec<u8>, i32)>
 }
 
 impl ExecSession {
+    /// Over a socket that was opened by other means; `operation` is named in errors.
+    pub fn new(socket: WebSocket, operation: &'static str) -> Self {
+        Self { socket, operation }
+    }
+
     /// The input side, and the output as a stream that ends in [`ExecEvent::Exit`] or an error: a
     /// stream without an exit trailer has no known status and is never taken for success.
     pub fn split(self) -> ExecOutput {

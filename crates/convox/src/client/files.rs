@@ -45,6 +45,24 @@ pub struct Login {
     pub session: Option<Secret>,
     /// The file that sessions of this host are kept in.
     pub session_file: Option<PathBuf>,
+    /// The host's name in that file.
+    pub session_key: Option<String>,
+}
+
+/// A rack or console that the vendor's tool knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Known {
+    /// What the tool calls it.
+    pub name: String,
+    /// Its host, or the console's.
+    pub host: String,
+    /// The rack behind a console.
+    pub rack: Option<String>,
+    /// The file it was found in.
+    pub file: PathBuf,
+    /// Whether it is the tool's current one.
+    pub current: bool,
 }
 
 impl CliConfig {
@@ -117,6 +135,12 @@ impl CliConfig {
             }
         }
         let auth = dir.join("auth");
+        if let Some(host) = &self.host
+            && !auth.exists()
+            && let Some(found) = rack_of_host(&dir, host)?
+        {
+            return Ok(found);
+        }
         let hosts = map(&auth)?.ok_or_else(|| {
             Error::new(
                 Kind::Unauthenticated,
@@ -142,6 +166,11 @@ impl CliConfig {
                         .with_hint(format!("name one of {}", names(&hosts)))
                 })?,
         };
+        if !hosts.contains_key(&host)
+            && let Some(found) = rack_of_host(&dir, &host)?
+        {
+            return Ok(found);
+        }
         let password = hosts.get(&host).cloned().ok_or_else(|| {
             Error::new(
                 Kind::Unauthenticated,
@@ -155,13 +184,53 @@ impl CliConfig {
         let session = map(&session_file)?.and_then(|mut s| s.remove(&host));
         drop(current);
         Ok(Login {
-            host,
             user: None,
             password,
             rack,
             session: session.filter(|s| !s.is_empty()),
             session_file: Some(session_file),
+            session_key: Some(host.clone()),
+            host,
         })
+    }
+
+    /// What the tool knows: the hosts that it is logged in at, the racks by URL, the current rack. No secret is given.
+    ///
+    /// # Errors
+    ///
+    /// For a file that cannot be read.
+    pub fn known_with(&self, variable: &dyn Fn(&str) -> Option<String>) -> Result<Vec<Known>> {
+        let set = |name: &str| variable(name).filter(|v| !v.trim().is_empty());
+        let dir = self.folder(&set);
+        let auth = dir.join("auth");
+        let hosts = map(&auth)?.unwrap_or_default();
+        let console = text(&dir.join("console"))?.unwrap_or_else(|| CONSOLE.to_owned());
+        let current = current_rack(&dir)?;
+        let of = |name: &str, host: &str, rack: Option<&str>, file: &Path| Known {
+            name: name.to_owned(),
+            host: host.to_owned(),
+            rack: rack.map(str::to_owned),
+            file: file.to_owned(),
+            current: current.as_ref().is_some_and(|c| c.name == name),
+        };
+        let mut known = Vec::new();
+        if let Some(current) = &current
+            && hosts.contains_key(&console)
+            && current.name.contains('/')
+        {
+            known.push(of(
+                &current.name,
+                &console,
+                Some(&current.name),
+                &dir.join("current"),
+            ));
+        }
+        known.extend(hosts.keys().map(|host| of(host, host, None, &auth)));
+        for (name, file) in rack_files(&dir) {
+            let url = text(&file)?.unwrap_or_default();
+            known.push(of(&name, &rack_url(&url)?.host, None, &file));
+        }
+        Ok(known)
     }
 
     /// The folder of the files.
@@ -194,6 +263,39 @@ fn folders(set: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
     out.push(below(".config/convox"));
     out.push(below(".convox"));
     out.into_iter().flatten().collect()
+}
+
+/// The files of racks by URL.
+fn rack_files(dir: &Path) -> Vec<(String, PathBuf)> {
+    let listing = fs::read_dir(dir.join("racks"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let files = listing.filter(|f| f.path().is_file());
+    let mut found: Vec<_> = files
+        .filter_map(|f| Some((f.file_name().into_string().ok()?, f.path())))
+        .collect();
+    found.sort();
+    found
+}
+
+/// The rack by URL that has this host.
+fn rack_of_host(dir: &Path, host: &str) -> Result<Option<Login>> {
+    let bare = |host: &str| {
+        host.split_once("://")
+            .map_or(host, |(_, h)| h)
+            .trim_end_matches('/')
+            .to_owned()
+    };
+    for (_, file) in rack_files(dir) {
+        if let Some(url) = text(&file)? {
+            let login = rack_url(&url)?;
+            if bare(&login.host) == bare(host) {
+                return Ok(Some(login));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// A rack's name that is one step of a path.

@@ -216,7 +216,8 @@ async fn follow(
 ) -> Result<LogStream> {
     let headers = Headers {
         filter: which.filter.clone(),
-        follow: which.follow.then_some(true),
+        // Racks follow unless they are told not to.
+        follow: Some(which.follow),
         since: which.since.map(format_duration),
         previous: which.previous.then_some(true),
         tail: which.tail.map(i64::from),

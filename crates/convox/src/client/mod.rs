@@ -20,7 +20,7 @@ pub use builder::{ClientBuilder, RetryConfig};
 pub use deploy::{Deploy, DeployEvent, Deployed};
 pub use environment::{EnvChange, Environment, Variables};
 pub use exec::{AttachedRun, ExecEvent, ExecEvents, ExecOutput, ExecSession, OneOff, RunAttached};
-pub use files::{CliConfig, Login};
+pub use files::{CliConfig, Known, Login};
 pub use groups::*;
 pub use logs::{LogLine, LogOptions, LogStream};
 pub use socket::{Pipe, PipeEnds, SocketInput};

@@ -191,7 +191,8 @@ pub type PipeEnds = (
 );
 
 impl Pipe {
-    pub(crate) fn new(socket: WebSocket, operation: &'static str) -> Self {
+    /// Over a socket that was opened by other means; `operation` is named in errors.
+    pub fn new(socket: WebSocket, operation: &'static str) -> Self {
         Self { socket, operation }
     }
 

@@ -3,6 +3,7 @@
 //! A platform's module has `find`, which reads files and variables through [`ImportEnv`] and nothing else: no network, no
 //! program is run. Secrets are never copied: an [`Entry`] says by reference where one is (`env:`, `file:`, `cmd:`).
 
+pub(crate) mod convox;
 pub(crate) mod incus;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::contexts::{Config, Entry, check_name};
 
 /// The platforms that something can be taken over from.
-pub(crate) const PLATFORMS: &[&str] = &["fastvm", "incus"];
+pub(crate) const PLATFORMS: &[&str] = &["fastvm", "incus", "convox"];
 
 /// A file of a vendor's tool is never read beyond this size.
 const LIMIT: u64 = 4 * 1024 * 1024;
@@ -125,6 +126,7 @@ impl Found {
 pub(crate) fn find(env: &ImportEnv) -> Vec<Found> {
     let mut all = fastvm(env);
     all.extend(incus::find(env));
+    all.extend(convox::find(env));
     let mut taken: Vec<String> = Vec::new();
     for found in &mut all {
         let mut name = usable_name(&found.name, found.platform);

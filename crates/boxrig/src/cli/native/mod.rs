@@ -3,14 +3,15 @@
 //! The arguments are read by the same codecs that the local server reads requests with, so a misspelt member or a wrong
 //! type is found before anything is sent; the reply is typed too.
 
+pub(crate) mod convox;
 pub(crate) mod fastvm;
 pub(crate) mod incus;
 
 use std::collections::BTreeMap;
 
 use boxrig_wire::{
-    BodyCodec, BoxFuture, CallOptions, Caller, Decoding, Endpoint, Error, Idempotency, Kind, Meta,
-    NoBody, Params, PathValues, Protocol, ReplyCodec, Request, Result, WireBody,
+    BodyCodec, BoxFuture, CallOptions, Caller, Decoding, Endpoint, Error, Form, Idempotency, Kind,
+    Meta, NoBody, Params, PathValues, Protocol, ReplyCodec, Request, Result, WireBody,
 };
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use http::HeaderMap;
@@ -26,6 +27,11 @@ pub(crate) trait Natives {
     /// Whether a context of this platform takes the operations; the platform's own do.
     fn is_spoken_by(platform: &str) -> bool {
         platform == Self::PLATFORM
+    }
+
+    /// Commands of the platform that are more than one operation.
+    fn more() -> Vec<Command> {
+        Vec::new()
     }
 
     /// Flags that every operation has besides those of its description.
@@ -51,6 +57,8 @@ pub(crate) struct Given {
     pub(crate) path: Vec<String>,
     pub(crate) query: Vec<(String, String)>,
     pub(crate) headers: Vec<(String, String)>,
+    /// The fields of a form.
+    pub(crate) form: Vec<(String, String)>,
     pub(crate) body: Option<Vec<u8>>,
 }
 
@@ -59,6 +67,7 @@ pub(crate) struct Native {
     pub(crate) meta: &'static Meta,
     query: fn() -> &'static [&'static str],
     headers: fn() -> &'static [&'static str],
+    form: fn() -> Option<&'static [&'static str]>,
     pub(crate) takes_body: fn() -> bool,
     pub(crate) call: fn(Caller, Given, CallOptions) -> BoxFuture<'static, Result<Reply>>,
 }
@@ -75,6 +84,7 @@ impl Native {
             meta: E::META,
             query: <E::Query as Params>::names,
             headers: <E::Headers as Params>::names,
+            form: <E::Body as BodyCodec>::form,
             takes_body: takes_body::<E>,
             call: |caller, given, options| Box::pin(call::<E>(caller, given, options)),
         }
@@ -113,6 +123,20 @@ fn takes_body<E: Endpoint>() -> bool {
     std::any::type_name::<E::Body>() != std::any::type_name::<NoBody>()
 }
 
+/// The fields of a form as they were given.
+struct Fields(Vec<(String, String)>);
+
+impl Params for Fields {
+    fn to_pairs(&self) -> Vec<(String, String)> {
+        self.0.clone()
+    }
+    fn from_pairs(
+        pairs: &[(String, String)],
+    ) -> std::result::Result<Self, boxrig_wire::ParamError> {
+        Ok(Self(pairs.to_vec()))
+    }
+}
+
 /// Reads what is given as the server would.
 async fn read<E: Endpoint>(given: Given) -> Result<Request<E>> {
     let invalid = |m: String| Error::new(Kind::Invalid, m).with_operation(E::META.id);
@@ -121,7 +145,9 @@ async fn read<E: Endpoint>(given: Given) -> Result<Request<E>> {
         .ok_or_else(|| invalid("the path's values cannot be read".to_owned()))?;
     let body = match given.body {
         Some(bytes) => WireBody::full(bytes),
-        None => WireBody::empty(),
+        None => Form(Fields(given.form))
+            .encode(&mut HeaderMap::new())
+            .map_err(invalid)?,
     };
     let body = E::Body::decode(&HeaderMap::new(), body, usize::MAX)
         .await
@@ -177,10 +203,10 @@ async fn untyped(
 pub(crate) fn kebab(id: &str) -> String {
     let mut out = String::new();
     for c in id.chars() {
-        if c.is_ascii_uppercase() && !out.is_empty() {
+        if c.is_ascii_uppercase() && !out.is_empty() && !out.ends_with('-') {
             out.push('-');
         }
-        out.push(if c == '_' {
+        out.push(if matches!(c, '_' | '.') {
             '-'
         } else {
             c.to_ascii_lowercase()
@@ -214,10 +240,22 @@ fn command<P: Natives>(native: &Native) -> Command {
                 .required(true),
         );
     }
-    for (place, names) in [("query", (native.query)()), ("header", (native.headers)())] {
+    let form = (native.form)();
+    let mut taken: Vec<String> = Vec::new();
+    for (place, names) in [
+        ("query", (native.query)()),
+        ("header", (native.headers)()),
+        ("form", form.unwrap_or_default()),
+    ] {
         for wire in names {
+            let mut long = own_flag(wire);
+            if taken.contains(&long) {
+                // The same name in two places of one request.
+                long = format!("{place}-{long}");
+            }
+            taken.push(long.clone());
             let arg = Arg::new(format!("{place}:{wire}"))
-                .long(own_flag(wire))
+                .long(long)
                 .help(format!("The {place} value {}", wire.trim_end_matches('.')));
             c = c.arg(if wire.ends_with('.') {
                 arg.value_name("NAME=VALUE")
@@ -228,9 +266,18 @@ fn command<P: Natives>(native: &Native) -> Command {
             });
         }
     }
-    if (native.takes_body)() {
-        c = c.args(super::tree::body_args());
-    }
+    c = match form {
+        Some([]) => c.arg(
+            Arg::new("fields")
+                .long("field")
+                .value_name("NAME=VALUE")
+                .action(ArgAction::Append)
+                .value_parser(super::units::pair)
+                .help("A value under a name of your own"),
+        ),
+        None if (native.takes_body)() => c.args(super::tree::body_args()),
+        _ => c,
+    };
     c.args(P::flags())
 }
 
@@ -239,6 +286,7 @@ fn own_flag(wire: &str) -> String {
     match flag(wire) {
         // What the platform filters is not what the table filters.
         f if f == "filter" => "where".to_owned(),
+        f if f == "all" => "everything".to_owned(),
         f if f == "timeout" => "wait-timeout".to_owned(),
         f => f,
     }
@@ -249,6 +297,7 @@ pub(crate) fn tree<P: Natives>(c: Command) -> Command {
     c.subcommand_required(true)
         .arg_required_else_help(true)
         .subcommands(P::OPERATIONS.iter().map(command::<P>))
+        .subcommands(P::more())
 }
 
 /// The operation that was asked for, and what it is given.
@@ -288,8 +337,14 @@ pub(crate) fn given<P: Natives>(matches: &ArgMatches) -> Result<(&'static Native
     };
     given.query = pairs("query", (native.query)());
     given.headers = pairs("header", (native.headers)());
-    if (native.takes_body)() {
-        given.body = body(matches)?;
+    match (native.form)() {
+        Some([]) => {
+            let fields = matches.get_many::<(String, String)>("fields");
+            given.form = fields.into_iter().flatten().cloned().collect();
+        }
+        Some(names) => given.form = pairs("form", names),
+        None if (native.takes_body)() => given.body = body(matches)?,
+        None => {}
     }
     Ok((native, given))
 }

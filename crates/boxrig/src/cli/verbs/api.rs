@@ -10,28 +10,38 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::{text, texts};
+use crate::cli::contexts::Context;
 use crate::cli::exit::{Failure, Outcome};
 use crate::cli::native::{self, Natives};
 use crate::cli::output::{self, Format, Style};
 use crate::cli::session::Session;
 
+/// The context of a native operation.
+///
+/// # Errors
+///
+/// [`Kind::Invalid`] when it speaks another protocol.
+pub(crate) fn spoken<P: Natives>(s: &Session) -> Result<Context> {
+    let context = s.context()?;
+    let platform = context.target.platform().as_str();
+    if P::is_spoken_by(platform) {
+        return Ok(context);
+    }
+    let wanted = P::PLATFORM;
+    Err(Error::new(
+        Kind::Invalid,
+        format!(
+            "the context {} speaks {platform}, not {wanted}",
+            context.name
+        ),
+    )
+    .with_hint("choose another with --on"))
+}
+
 /// A native operation of a platform.
 pub(crate) async fn native<P: Natives>(s: &Session, m: &ArgMatches) -> Outcome {
     let (native, mut given) = native::given::<P>(m)?;
-    let context = s.context()?;
-    let platform = context.target.platform().as_str();
-    if !P::is_spoken_by(platform) {
-        let wanted = P::PLATFORM;
-        return Err(Error::new(
-            Kind::Invalid,
-            format!(
-                "the context {} speaks {platform}, not {wanted}",
-                context.name
-            ),
-        )
-        .with_hint("choose another with --on")
-        .into());
-    }
+    let context = spoken::<P>(s)?;
     let what = format!("call {} on {}", native.meta.id, context.name);
     if !native.is_safe() && !s.may_change(&context, &what)? {
         return Ok(());

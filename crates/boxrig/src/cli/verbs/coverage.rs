@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::text;
 use crate::cli::exit::Outcome;
-use crate::cli::native::{self, fastvm::Fastvm, incus::Incus};
+use crate::cli::native::{self, convox::Convox, fastvm::Fastvm, incus::Incus};
 use crate::cli::output::{self, Column, column};
 use crate::cli::session::Session;
 
@@ -43,12 +43,10 @@ struct Platform {
 }
 
 fn platforms() -> Vec<Platform> {
-    let refused = boxrig_server::fastvm::NOT_IMPLEMENTED
-        .lines()
-        .filter_map(|line| line.split('#').next())
-        .map(str::trim)
-        .filter(|id| !id.is_empty())
-        .collect();
+    let refused = |list: &'static str| {
+        let ids = list.lines().filter_map(|line| line.split('#').next());
+        ids.map(str::trim).filter(|id| !id.is_empty()).collect()
+    };
     let later = |name, catalog| Platform {
         name,
         catalog,
@@ -57,13 +55,25 @@ fn platforms() -> Vec<Platform> {
         refused: None,
         unserved: "described; client and server come in a later version",
     };
-    vec![
+    let catalogs = [
+        boxrig_convox::CATALOG,
+        boxrig_convox::CONSOLE,
+        boxrig_convox::CLASSIC,
+    ];
+    let convox = catalogs.map(|catalog| Platform {
+        client: true,
+        commands: native::commands::<Convox>("convox"),
+        refused: Some(refused(boxrig_server::convox::NOT_IMPLEMENTED)),
+        unserved: "",
+        ..later("convox", catalog)
+    });
+    let mut all = vec![
         Platform {
             name: "fastvm",
             catalog: boxrig_fastvm::CATALOG,
             client: true,
             commands: native::commands::<Fastvm>("fastvm"),
-            refused: Some(refused),
+            refused: Some(refused(boxrig_server::fastvm::NOT_IMPLEMENTED)),
             unserved: "",
         },
         Platform {
@@ -72,8 +82,9 @@ fn platforms() -> Vec<Platform> {
             unserved: "served in a later version",
             ..later("incus", boxrig_incus::CATALOG)
         },
-        later("convox", boxrig_convox::CATALOG),
-    ]
+    ];
+    all.extend(convox);
+    all
 }
 
 fn rows() -> Vec<Value> {

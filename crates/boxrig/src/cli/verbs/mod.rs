@@ -2,6 +2,7 @@
 
 pub(crate) mod api;
 pub(crate) mod commands;
+pub(crate) mod convox;
 pub(crate) mod coverage;
 pub(crate) mod ctx;
 pub(crate) mod doctor;
@@ -54,6 +55,9 @@ pub(crate) async fn run(s: &Session, name: &str, m: &ArgMatches) -> Outcome {
         "api" => api::raw(s, m).await,
         "fastvm" => api::native::<Fastvm>(s, m).await,
         "incus" => api::native::<Incus>(s, m).await,
+        "convox" => convox::run(s, m).await,
+        "deploy" => convox::deploy(s, m).await,
+        "why" => convox::why(s, m).await,
         "doctor" => doctor::run(s, m).await,
         "up" => server::up(s, m).await,
         "down" => server::down(s).await,

@@ -47,6 +47,7 @@ const CAPABILITIES: &[Capability] = &[
     Capability::Logs,
     Capability::LogsFollow,
     Capability::Snapshot,
+    Capability::SnapshotFiles,
     Capability::Restore,
     Capability::Fork,
 ];
