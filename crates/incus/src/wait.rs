@@ -321,4 +321,57 @@ mod tests {
         assert_eq!(fraction("Unpack: 10.01MB"), None);
         assert_eq!(fraction("%"), None);
     }
+
+    /// A server that answers each request with the next of these.
+    #[cfg(feature = "transport")]
+    fn server(answers: Vec<String>) -> Client {
+        use boxrig_wire::{BaseUrl, Caller, WireBody};
+        let answers = Arc::new(std::sync::Mutex::new(answers.into_iter()));
+        let transport = boxrig_transport::InProcess::new(move |_: http::Request<WireBody>| {
+            let next = answers.lock().unwrap().next().expect("one more answer");
+            async move { http::Response::new(WireBody::full(next)) }
+        });
+        let base = BaseUrl::parse("http://unix.socket").unwrap();
+        Client::new(Caller::new(Arc::new(transport), base)).without_events()
+    }
+
+    #[cfg(feature = "transport")]
+    fn sync(code: u16, err: &str) -> String {
+        format!(
+            r#"{{"type":"sync","status_code":200,"operation":"","metadata":{{"id":"o","status_code":{code},"err":"{err}","metadata":{{"return":4}}}}}}"#
+        )
+    }
+
+    #[cfg(feature = "transport")]
+    fn error(code: u16, text: &str) -> String {
+        format!(r#"{{"type":"error","error_code":{code},"error":"{text}","metadata":null}}"#)
+    }
+
+    /// All of these come with HTTP 200: what they are is in the body.
+    #[cfg(feature = "transport")]
+    #[tokio::test]
+    async fn the_end_of_a_poll_is_not_the_end_of_the_operation() {
+        let timed_out = error(500, "context deadline exceeded");
+        let client = server(vec![timed_out.clone(), sync(103, ""), sync(200, "")]);
+        let end = client.wait_for("o").await.unwrap();
+        assert_eq!(end.metadata["return"], 4);
+        // Failed, and still known.
+        let client = server(vec![
+            error(400, "The instance is already running"),
+            sync(400, "is already running"),
+        ]);
+        let e = client.wait_for("o").await.unwrap().succeeded().unwrap_err();
+        assert_eq!(e.kind(), Kind::Conflict);
+        // Failed, and forgotten since: the failure is what was told.
+        let client = server(vec![
+            error(400, "The instance is already running"),
+            error(404, "not found"),
+        ]);
+        let e = client.wait_for("o").await.unwrap_err();
+        assert_eq!(e.kind(), Kind::Conflict, "{e}");
+        // Out of time, and forgotten since: nobody knows.
+        let client = server(vec![timed_out, error(404, "not found")]);
+        let e = client.wait_for("o").await.unwrap_err();
+        assert_eq!(e.kind(), Kind::OutcomeUnknown, "{e}");
+    }
 }

@@ -18,7 +18,7 @@ macro_rules! collections {
             $(create $new:ident: $create:path,)?
             $(put $put:ident: $replace:path,)?
             $(patch: $patch:path,)?
-            $(rename $post:ident: $rename:path,)?
+            $(rename $post:ident $(by $member:literal)?: $rename:path,)?
             $(delete: $delete:path,)?
         }
     )*) => {
@@ -34,7 +34,11 @@ macro_rules! collections {
             $(impl Create for $name { type New = models::$new; type Create = $create; })?
             $(impl Replace for $name { type Put = models::$put; type Replace = $replace; })?
             $(impl Patch for $name { type Patch = $patch; })?
-            $(impl Rename for $name { type Post = models::$post; type Rename = $rename; })?
+            $(impl Rename for $name {
+                type Post = models::$post;
+                type Rename = $rename;
+                $(const NAME: &'static str = $member;)?
+            })?
             $(impl Delete for $name { type Delete = $delete; })?
         )*
         impl Client {
@@ -288,7 +292,7 @@ collections! {
         get: cluster::ClusterMemberGet,
         put ClusterMemberPut: cluster::ClusterMemberPut,
         patch: cluster::ClusterMemberPatch,
-        rename ClusterMemberPost: cluster::ClusterMemberPost,
+        rename ClusterMemberPost by "server_name": cluster::ClusterMemberPost,
         delete: cluster::ClusterMemberDelete,
     }
     /// Groups of cluster members.

@@ -64,6 +64,8 @@ pub trait Rename: 'static {
     type Rename: Endpoint<Body = Json<Self::Post>, Reply: Outcome>;
     /// What a rename says.
     type Post: Serialize + DeserializeOwned + Send;
+    /// The member of it that is the new name.
+    const NAME: &'static str = "name";
 }
 
 /// A collection whose things can be deleted.
@@ -366,7 +368,7 @@ impl<K: Rename> Collection<'_, K> {
     ///
     /// [`Kind::Conflict`] when the name is taken.
     pub async fn rename(&self, name: &str, new: &str) -> Result<()> {
-        let post = from_value(json!({ "name": new }))?;
+        let post = from_value(json!({ K::NAME: new }))?;
         self.client
             .finish::<K::Rename>(self.one(name), Json(post))
             .await?;
@@ -398,6 +400,37 @@ mod tests {
         assert_eq!(name_of_url("/1.0/profiles/a%20b?project=x"), "a b");
         assert_eq!(name_of_url("/1.0/images/aliases/debian%2F12"), "debian/12");
         assert_eq!(name_of_url("/1.0/x/100%"), "100%");
+    }
+
+    /// A member that a model does not know goes along as it is, and the server passes over it: a name that is lost so would be an empty one.
+    #[test]
+    fn a_new_name_is_where_the_server_looks() {
+        fn check<K: Rename>() {
+            assert!(
+                known::<K::Post>().contains(K::NAME),
+                "{}",
+                std::any::type_name::<K>()
+            );
+        }
+        check::<Profiles>();
+        check::<Projects>();
+        check::<ImageAliases>();
+        check::<InstanceSnapshots>();
+        check::<InstanceBackups>();
+        check::<Networks>();
+        check::<NetworkAcls>();
+        check::<NetworkAddressSets>();
+        check::<NetworkIntegrations>();
+        check::<Volumes>();
+        check::<VolumeSnapshots>();
+        check::<VolumeBackups>();
+        check::<BucketBackups>();
+        check::<ClusterMembers>();
+        check::<ClusterGroups>();
+        assert!(
+            !known::<crate::models::ClusterMemberPost>().contains("name"),
+            "the test can fail"
+        );
     }
 
     #[test]

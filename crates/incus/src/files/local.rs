@@ -12,6 +12,9 @@ use futures_util::StreamExt;
 
 use crate::images::chunks;
 
+/// A download on which nothing comes for this long is given up: a server may hold a file that it never reads to its end.
+const STALL: std::time::Duration = std::time::Duration::from_secs(300);
+
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut out, b| {
@@ -83,7 +86,18 @@ impl Saving {
     /// Writes a body to its end, which must come at `size` where that is known.
     pub(crate) async fn take(&mut self, body: WireBody, size: Option<u64>) -> Result<()> {
         let mut chunks = std::pin::pin!(chunks(body));
-        while let Some(chunk) = chunks.next().await {
+        loop {
+            let next = tokio::time::timeout(STALL, chunks.next()).await;
+            let Some(chunk) = next.map_err(|_| {
+                Error::new(
+                    Kind::Timeout,
+                    format!("nothing has come for {STALL:?}; the transfer is given up"),
+                )
+                .with_retryable(false)
+            })?
+            else {
+                break;
+            };
             let chunk = chunk.map_err(|e| {
                 Error::new(Kind::Transport, "the transfer broke off").with_source(e)
             })?;

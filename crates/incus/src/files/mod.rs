@@ -498,3 +498,54 @@ pub(crate) async fn whole(body: WireBody, limit: usize) -> Result<Bytes> {
                 .with_source(e),
         })
 }
+
+#[cfg(all(test, feature = "transport"))]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use boxrig_wire::{BaseUrl, Caller};
+
+    use super::*;
+
+    /// The first answer breaks off after four bytes; the next gives the rest that is asked for.
+    #[tokio::test]
+    async fn a_download_that_is_cut_goes_on() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let transport =
+            boxrig_transport::InProcess::new(move |request: http::Request<WireBody>| {
+                let n = count.fetch_add(1, Ordering::Relaxed);
+                async move {
+                    let mut response = match n {
+                        0 => http::Response::new(WireBody::from_stream(
+                            futures_util::stream::iter([
+                                Ok(Bytes::from_static(b"0123")),
+                                Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset)),
+                            ]),
+                        )),
+                        _ => {
+                            let range = request.headers()[http::header::RANGE].clone();
+                            assert_eq!(range, "bytes=4-");
+                            let mut rest = http::Response::new(WireBody::full("456789"));
+                            *rest.status_mut() = http::StatusCode::PARTIAL_CONTENT;
+                            rest
+                        }
+                    };
+                    let headers = response.headers_mut();
+                    headers.insert("x-incus-type", http::HeaderValue::from_static("file"));
+                    headers.insert("x-incus-mode", http::HeaderValue::from_static("0600"));
+                    response
+                }
+            });
+        let base = BaseUrl::parse("http://unix.socket").unwrap();
+        let client = Client::new(Caller::new(Arc::new(transport), base));
+        let dir = tempfile::tempdir().unwrap();
+        let local = dir.path().join("f");
+        let files = client.instances().files("c");
+        assert_eq!(files.download("/f", &local).await.unwrap(), 10);
+        assert_eq!(std::fs::read(&local).unwrap(), b"0123456789");
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
