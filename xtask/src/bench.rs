@@ -46,7 +46,13 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
     while let Some(option) = rest.next() {
         match *option {
             "--quick" => rounds = QUICK,
-            "--only" => only = Some(*rest.next().ok_or("--only needs clients, engine or cli")?),
+            "--only" => {
+                only = Some(
+                    *rest
+                        .next()
+                        .ok_or("--only needs clients, engine, tables or cli")?,
+                )
+            }
             other => return Err(format!("bench: unknown option {other}").into()),
         }
     }
@@ -59,6 +65,9 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
     if wanted("engine") {
         engine::starts(&programs, rounds, &mut report)?;
         engine::idle(&programs, &mut report)?;
+    }
+    if wanted("tables") {
+        engine::tables(&programs, rounds, &mut report)?;
     }
     if wanted("cli") {
         engine::command_line(&programs, rounds, &mut report)?;

@@ -52,6 +52,41 @@ fn engine(programs: &Programs, server: &Server, words: &[&str]) -> Result<String
     shell::read(command.args(words))
 }
 
+/// How long each list took.
+#[derive(Deserialize)]
+struct Lists {
+    list_ms: Vec<f64>,
+    rows: usize,
+    bytes: usize,
+}
+
+/// A list of VergeOS rows, filtered, sorted and projected, on the memory engine.
+pub(super) fn tables(programs: &Programs, rounds: Rounds, report: &mut Report) -> Result<()> {
+    const ROWS: &str = "10000";
+    let folder = folder()?;
+    let arguments = ["--engine", "memory"];
+    let server = Server::start(&programs.boxrig, folder.path(), User::Same, &arguments, &[])?;
+    let mut command = clean(&programs.benches.join("tables"));
+    for name in ["BOXRIG_URL", "VERGE_PASSWORD"] {
+        command.env(name, server.var(name)?);
+    }
+    let said = shell::read(command.args([ROWS, &(3 * rounds.short).to_string()]))?;
+    server.stop()?;
+    let lists: Lists = serde_json::from_str(&said)?;
+    report.add(Figure {
+        name: format!(
+            "list of {} VergeOS rows, filtered, sorted, projected",
+            lists.rows
+        ),
+        goal: Goal::AtMost(60.0),
+        unit: "ms",
+        samples: lists.list_ms,
+        from: format!("{} bytes of JSON over loopback, read whole", lists.bytes),
+        why: "",
+    });
+    Ok(())
+}
+
 /// From the launch of an instance to the output of a command in it.
 pub(super) fn starts(programs: &Programs, rounds: Rounds, report: &mut Report) -> Result<()> {
     let folder = folder()?;
