@@ -5,6 +5,7 @@
 
 mod clients;
 mod engine;
+mod incus;
 mod report;
 mod scratch;
 
@@ -50,7 +51,7 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
                 only = Some(
                     *rest
                         .next()
-                        .ok_or("--only needs clients, engine, tables or cli")?,
+                        .ok_or("--only needs clients, engine, tables, cli or incus")?,
                 )
             }
             other => return Err(format!("bench: unknown option {other}").into()),
@@ -72,11 +73,23 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
     if wanted("cli") {
         engine::command_line(&programs, rounds, &mut report)?;
     }
+    if only == Some("incus") || (only.is_none() && can_have_incus()) {
+        incus::measure(&programs, rounds, &mut report)?;
+    }
     if only.is_none() {
         report.write(&root().join("docs/performance.md"))?;
     }
     println!("{}", report.verdict());
     Ok(())
+}
+
+/// Whether a daemon can be brought up here: by root, from Debian's packages.
+fn can_have_incus() -> bool {
+    let can = rustix::process::geteuid().is_root() && Path::new("/etc/debian_version").exists();
+    if !can {
+        println!("left out: Incus, whose daemon needs root and Debian");
+    }
+    can
 }
 
 /// What is measured and what measures.

@@ -25,7 +25,7 @@ usage: cargo xtask TASK
   generate [--check]           the generated models and descriptions; compares or writes them
   bench [--quick]              the clients, the engine and the command line, measured against peers;
                                prints the figures and writes docs/performance.md
-      --only clients|engine|cli        only this part; writes nothing
+      --only clients|engine|cli|incus  only this part; writes nothing
   licences                     every dependency has an accepted licence and none is banned
   peers fastvm [OPTIONS]       the vendor's Python SDK, unmodified, against `boxrig serve`
       --suite live|generated|script    only this one (repeatable)

@@ -48,6 +48,11 @@ pub trait Compute: Send + Sync + Debug + 'static {
     /// [`Kind::NotFound`] for an unknown id; this and all other verbs: those of the platform, by meaning.
     fn get<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Instance>>;
 
+    /// As [`get`](Self::get), without what the platform would have to ask the instance itself for, such as addresses.
+    fn look<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Instance>> {
+        self.get(id)
+    }
+
     /// Makes an instance. The operation ends when commands can run in it.
     fn launch(&self, spec: LaunchSpec) -> BoxFuture<'_, Result<Operation<Instance>>> {
         let _ = spec;
@@ -163,7 +168,7 @@ pub trait ComputeExt: Compute {
                 return Err(Error::new(Kind::Invalid, "the name is empty"));
             }
             if self.names_are_ids() {
-                return self.get(name).await.map_err(|e| match e.kind() {
+                return self.look(name).await.map_err(|e| match e.kind() {
                     Kind::NotFound => not_found()
                         .with_source(e)
                         .context(format!("{}:{}", self.context(), Untrusted::new(name)))

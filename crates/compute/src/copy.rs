@@ -80,7 +80,8 @@ pub struct CopyReport {
     pub bytes: u64,
     /// Files, directories and links, where they were counted.
     pub entries: Option<u64>,
-    /// How the copy was checked against the original: `sha256`, `gzip` (its checksum), `length`.
+    /// How the copy was checked against the original: `sha256`, `gzip` (its checksum), `length`, `tar` (its end mark and
+    /// the exit status of the guest's tar).
     pub checked: String,
     /// What was left out or remarked on, one line each.
     pub warnings: Vec<Untrusted>,

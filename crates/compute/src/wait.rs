@@ -88,7 +88,11 @@ pub async fn until(
     let asking = async {
         let mut pause = Duration::from_millis(25);
         loop {
-            match compute.get(id).await {
+            let now = match condition {
+                Condition::Ip => compute.get(id).await,
+                _ => compute.look(id).await,
+            };
+            match now {
                 Ok(now) => {
                     WaitFor::Running.check(&now.state)?;
                     if now.state == State::Running && holds(compute, &now, condition).await? {
@@ -187,7 +191,7 @@ pub(crate) async fn poll<C: Compute + ?Sized>(
     let asking = async {
         let mut pause = Duration::from_millis(25);
         loop {
-            match compute.get(id).await {
+            match compute.look(id).await {
                 Ok(instance) => {
                     if waiting.wanted.check(&instance.state)? {
                         return Ok(Some(instance));

@@ -79,6 +79,7 @@ const MEANINGS: &[(&str, Kind)] = &[
     ("Invalid devices", Kind::Invalid),
     ("Device validation failed", Kind::Invalid),
     ("Command not found", Kind::NotFound),
+    ("does not exist", Kind::NotFound),
     // An alias that is not there.
     ("Image not provided for instance creation", Kind::NotFound),
     ("SSH_FX_NO_SUCH_FILE", Kind::NotFound),

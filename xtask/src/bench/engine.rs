@@ -249,7 +249,8 @@ fn pss(pid: u32) -> Result<f64> {
     kib(&text, "Pss").ok_or_else(|| format!("process {pid} has no Pss").into())
 }
 
-fn kib(text: &str, name: &str) -> Option<f64> {
+/// The value of a line such as `VmHWM:  1234 kB`.
+pub(super) fn kib(text: &str, name: &str) -> Option<f64> {
     let of = |line: &str| {
         let value = line.strip_prefix(name)?.strip_prefix(':')?;
         value.trim().strip_suffix(" kB")?.trim().parse().ok()

@@ -211,6 +211,9 @@ with the median, that of memory with the largest value.
   kernel allocated meanwhile and cannot drop (slabs, stacks, page tables, per-processor data); and what the system's
   available memory lost (`MemAvailable`). The larger of the two counts.
 * **Command line**: wall time of the whole process.
+* **Incus**: `boxrig` and the official client of the same version as the daemon (`ci/incus-up`), the whole process of each, on the
+  daemon's unix socket, in turns. Files are in memory on our side; what arrived is compared. Peak memory is that of extra
+  runs, read from the kernel five times a millisecond.
 ";
 
 /// Processor, memory, system, versions and how busy the machine was when the run began.

@@ -85,15 +85,12 @@ impl Note {
     }
 }
 
-/// The daemon and where the tests note what they did.
-struct Bench {
-    daemon: BTreeMap<String, String>,
-    program: PathBuf,
-    folder: tempfile::TempDir,
-}
+/// A daemon that is up.
+pub(crate) struct Daemon(BTreeMap<String, String>);
 
-impl Bench {
-    fn prepare() -> Result<Self> {
+impl Daemon {
+    /// Brings it up, or uses the one that is.
+    pub(crate) fn up() -> Result<Self> {
         let mut up = Command::new(root().join("ci/incus-up"));
         let said = shell::read(&mut up)?;
         let line = said
@@ -101,21 +98,33 @@ impl Bench {
             .rev()
             .find_map(|l| l.strip_prefix("INCUS READY "))
             .ok_or("ci/incus-up does not say that the daemon is ready")?;
-        let daemon = line
-            .split(' ')
-            .filter_map(|word| word.split_once('='))
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .collect();
+        let words = line.split(' ').filter_map(|word| word.split_once('='));
+        Ok(Self(
+            words.map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+        ))
+    }
+
+    /// What is said of it: `socket`, `https`, `cert`, `key`, `servercert`, `version`.
+    pub(crate) fn value(&self, name: &str) -> Result<&str> {
+        let value = self.0.get(name).map(String::as_str);
+        value.ok_or_else(|| format!("ci/incus-up does not say {name}").into())
+    }
+}
+
+/// The daemon and where the tests note what they did.
+struct Bench {
+    daemon: Daemon,
+    program: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn prepare() -> Result<Self> {
         Ok(Self {
-            daemon,
+            daemon: Daemon::up()?,
             program: server::program()?,
             folder: tempfile::Builder::new().prefix("boxrig-incus-").tempdir()?,
         })
-    }
-
-    fn of_daemon(&self, name: &str) -> Result<&str> {
-        let value = self.daemon.get(name).map(String::as_str);
-        value.ok_or_else(|| format!("ci/incus-up does not say {name}").into())
     }
 
     fn record(&self) -> PathBuf {
@@ -132,7 +141,7 @@ impl Bench {
             .env("BOXRIG_REQUIRE", "incus")
             .env("BOXRIG_RECORD", self.record())
             .env("BOXRIG_TEST_PROGRAM", &self.program)
-            .env("BOXRIG_INCUS_VERSION", self.of_daemon("version")?);
+            .env("BOXRIG_INCUS_VERSION", self.daemon.value("version")?);
         for name in [
             "INCUS_REMOTE",
             "INCUS_PROJECT",
@@ -143,14 +152,14 @@ impl Bench {
             cargo.env_remove(name);
         }
         if way != "https" {
-            cargo.env("BOXRIG_INCUS_SOCKET", self.of_daemon("socket")?);
+            cargo.env("BOXRIG_INCUS_SOCKET", self.daemon.value("socket")?);
         }
         if way != "unix" {
             cargo
-                .env("BOXRIG_INCUS_HTTPS", self.of_daemon("https")?)
-                .env("BOXRIG_INCUS_CERT", self.of_daemon("cert")?)
-                .env("BOXRIG_INCUS_KEY", self.of_daemon("key")?)
-                .env("BOXRIG_INCUS_SERVER_CERT", self.of_daemon("servercert")?);
+                .env("BOXRIG_INCUS_HTTPS", self.daemon.value("https")?)
+                .env("BOXRIG_INCUS_CERT", self.daemon.value("cert")?)
+                .env("BOXRIG_INCUS_KEY", self.daemon.value("key")?)
+                .env("BOXRIG_INCUS_SERVER_CERT", self.daemon.value("servercert")?);
         }
         shell::run(&mut cargo)
     }
@@ -192,8 +201,8 @@ impl Bench {
         }
         let checks = notes.len();
         let reasons = reasons()?;
-        let version = self.of_daemon("version")?;
-        let extensions = extensions(self.of_daemon("socket")?)?;
+        let version = self.daemon.value("version")?;
+        let extensions = extensions(self.daemon.value("socket")?)?;
         let mut problems = Vec::new();
         let mut table = String::new();
         let mut live = 0;

@@ -576,18 +576,7 @@ fn other_commands() -> Vec<Command> {
                         )
                         .arg(file_flag("cert-file", "The client certificate (Incus)").requires("key-file"))
                         .arg(file_flag("key-file", "The client certificate's key").requires("cert-file"))
-                        .arg(
-                            Arg::new("project")
-                                .long("project")
-                                .value_name("PROJECT")
-                                .help("The project (Incus)"),
-                        )
-                        .arg(
-                            Arg::new("image")
-                                .long("image")
-                                .value_name("IMAGE")
-                                .help("What instances start from when nothing is said (Incus)"),
-                        )
+                        .args(place_args())
                         .arg(
                             Arg::new("only-read")
                                 .long("only-read")
@@ -605,6 +594,18 @@ fn other_commands() -> Vec<Command> {
                     Command::new("rm")
                         .about("Forget a context")
                         .arg(context_name()),
+                )
+                .subcommand(
+                    Command::new("trust")
+                        .about("Have an Incus server trust this user by its token, and keep it as a context")
+                        .arg(context_name())
+                        .arg(
+                            Arg::new("token")
+                                .value_name("REFERENCE")
+                                .required(true)
+                                .help("Where the token is: env:VAR, cmd:COMMAND or file:PATH"),
+                        )
+                        .args(place_args()),
                 )
                 .subcommand(
                     Command::new("import")
@@ -778,6 +779,20 @@ fn switch(name: &'static str, help: &'static str) -> Arg {
         .long(name)
         .action(ArgAction::SetTrue)
         .help(help)
+}
+
+/// Where on an Incus server, and from what.
+fn place_args() -> Vec<Arg> {
+    vec![
+        Arg::new("project")
+            .long("project")
+            .value_name("PROJECT")
+            .help("The project (Incus)"),
+        Arg::new("image")
+            .long("image")
+            .value_name("IMAGE")
+            .help("What instances start from when nothing is said (Incus)"),
+    ]
 }
 
 fn file_flag(name: &'static str, help: &'static str) -> Arg {

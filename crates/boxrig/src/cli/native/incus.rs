@@ -1,6 +1,6 @@
 //! Incus' 254 operations.
 
-use boxrig_incus::Incus as Protocol;
+use boxrig_incus::ops::EXTENSIONS;
 use boxrig_incus::ops::certificates::*;
 use boxrig_incus::ops::cluster::*;
 use boxrig_incus::ops::images::*;
@@ -20,6 +20,7 @@ use boxrig_incus::ops::server::*;
 use boxrig_incus::ops::storage_buckets::*;
 use boxrig_incus::ops::storage_pools::*;
 use boxrig_incus::ops::storage_volumes::*;
+use boxrig_incus::{Incus as Protocol, OPERATION_EXTENSIONS};
 use boxrig_wire::ws::Frame;
 use boxrig_wire::{
     BoxFuture, CallOptions, Caller, Decoding, Duplex, Error, Kind, Protocol as _, ReplyShape,
@@ -121,6 +122,7 @@ impl Natives for Incus {
         matches: &'a ArgMatches,
     ) -> BoxFuture<'a, Result<Reply>> {
         Box::pin(async move {
+            check_extensions(native, &caller, &given).await?;
             let reply = (native.call)(caller.clone(), given, options).await?;
             match native.meta.reply {
                 ReplyShape::Socket => Ok(stream_of(frames(connection(&reply)?))),
@@ -130,6 +132,31 @@ impl Natives for Incus {
             }
         })
     }
+}
+
+/// A server drops members, and has no paths, of extensions that it lacks: it is asked first, where one is needed.
+async fn check_extensions(native: &Native, caller: &Caller, given: &Given) -> Result<()> {
+    let id = native.meta.id;
+    let body: Value = given
+        .body
+        .as_deref()
+        .and_then(|b| serde_json::from_slice(b).ok())
+        .unwrap_or_default();
+    let has = |member: &str| {
+        let found = member.split('.').try_fold(&body, |v, name| v.get(name));
+        found.is_some_and(|v| !v.is_null())
+    };
+    let whole = OPERATION_EXTENSIONS.iter().filter(|(of, _)| *of == id);
+    let members = EXTENSIONS.iter().filter(|(of, m, _)| *of == id && has(m));
+    let needed = whole
+        .map(|(_, extension)| (id, *extension))
+        .chain(members.map(|(_, member, extension)| (*member, *extension)));
+    let client = boxrig_incus::Client::new(caller.clone());
+    for (what, extension) in needed {
+        let required = client.require(extension, what).await;
+        required.map_err(|e| e.with_operation(id))?;
+    }
+    Ok(())
 }
 
 fn is_json(reply: &Reply) -> bool {
@@ -230,7 +257,7 @@ fn frames(io: Box<dyn Duplex>) -> impl futures_util::Stream<Item = std::io::Resu
             match socket.next().await? {
                 Some(Frame::Data { payload, fin, .. }) => {
                     let mut line = payload.to_vec();
-                    if fin {
+                    if fin && !line.ends_with(b"\n") {
                         line.push(b'\n');
                     }
                     return Ok(Some((Bytes::from(line), socket)));

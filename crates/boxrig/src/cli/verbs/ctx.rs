@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use boxrig::Target;
 use boxrig_compute::{Capability, ListOptions};
+use boxrig_incus::{Identity, TrustToken};
 use boxrig_wire::{Error, Kind, Untrusted};
 use clap::ArgMatches;
 use futures_util::StreamExt;
@@ -59,6 +60,7 @@ pub(crate) async fn run(s: &Session, m: &ArgMatches) -> Outcome {
         Some(("rm", m)) => rm(s, m),
         Some(("test", m)) => test(s, m).await,
         Some(("import", m)) => import(s, m),
+        Some(("trust", m)) => trust(s, m).await,
         _ => Err(Failure::Code(2)),
     }
 }
@@ -163,6 +165,44 @@ fn rm(s: &Session, m: &ArgMatches) -> Outcome {
         if config.current.as_deref() == Some(name) {
             config.current = None;
         }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Has an Incus server trust us by its token, and keeps it as a context. The server's certificate is compared with the
+/// token's before the token is sent; ours is made when there is none.
+async fn trust(s: &Session, m: &ArgMatches) -> Outcome {
+    let name = text(m, "context");
+    check_name(name)?;
+    let token = SecretRef::parse(text(m, "token"))?.read()?;
+    let token = TrustToken::parse(token.expose())?;
+    if s.dry_run() {
+        let server = Untrusted::new(token.addresses.join(", "));
+        s.say(&format!("would send the token to {server}"));
+        return Ok(());
+    }
+    let folder = s.paths.config.join("incus");
+    let client_name = token.client_name.clone();
+    let identity = Identity::load_or_make(&folder, &client_name)?;
+    let trusted = token.redeem(&identity).await?;
+    let url = trusted.address.replacen("https://", "incus://", 1);
+    let url = if url.contains("://") {
+        url
+    } else {
+        format!("incus://{url}")
+    };
+    let target: Target = url.parse()?;
+    Config::update(&s.paths, |config| {
+        let entry = Entry {
+            pin: Some(trusted.fingerprint.clone()),
+            cert_file: Some(folder.join("client.crt")),
+            key_file: Some(folder.join("client.key")),
+            project: option(m, "project"),
+            image: option(m, "image"),
+            ..Entry::new(target.to_string())
+        };
+        config.contexts.insert(name.to_owned(), entry);
         Ok(())
     })?;
     Ok(())

@@ -181,6 +181,10 @@ fn is_data(s: &Session) -> bool {
 /// Shows an instance.
 pub(crate) async fn show(s: &Session, m: &ArgMatches) -> Outcome {
     let found = s.find(text(m, "name")).await?;
+    if found.compute.names_are_ids() {
+        // It was only looked at so far.
+        return print(s, &found.compute.get(&found.instance.id).await?);
+    }
     print(s, &found.instance)
 }
 

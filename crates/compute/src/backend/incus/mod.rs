@@ -1,6 +1,8 @@
 //! Incus: a container or virtual machine is an instance, and its name, which no other has in its project, the id.
 
 mod calls;
+mod copy;
+mod exec;
 mod facts;
 
 use std::any::Any;
@@ -17,8 +19,9 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
 use crate::{
-    Capabilities, Capability, Compute, ForkSpec, Instance, LaunchSpec, ListOptions, LogOptions,
-    Platform, Power, Snapshot, SnapshotSpec, Source, State, ready,
+    Capabilities, Capability, Compute, CopyReport, CopySpec, ExecSession, ExecSpec, ForkSpec,
+    Instance, LaunchSpec, ListOptions, LogOptions, Platform, Power, Snapshot, SnapshotSpec, Source,
+    State, ready,
 };
 
 /// The configuration key under which a launch leaves its token.
@@ -44,6 +47,12 @@ const CAPABILITIES: &[Capability] = &[
     Capability::Restart,
     Capability::Pause,
     Capability::Resume,
+    Capability::Exec,
+    Capability::ExecStdin,
+    Capability::ExecTty,
+    Capability::ExecSignal,
+    Capability::ExecStderr,
+    Capability::Copy,
     Capability::Logs,
     Capability::LogsFollow,
     Capability::Snapshot,
@@ -81,7 +90,15 @@ impl Incus {
         &self.client
     }
 
-    /// An instance with its state.
+    /// An instance as it is kept, which the server has at hand.
+    async fn kept(&self, name: &str) -> Result<InstanceFull> {
+        let got = self
+            .call::<ops::instances::InstanceGet>((name.to_owned(),), Default::default(), NoBody)
+            .await?;
+        Ok(got.metadata)
+    }
+
+    /// An instance with its addresses and what else the server has to look for in the instance itself.
     async fn full(&self, name: &str) -> Result<InstanceFull> {
         let query = ops::queries::ProjectRecursionQuery {
             recursion: Some(1),
@@ -102,7 +119,7 @@ impl Incus {
                     p.source = id.clone();
                 });
                 let (instance, _) = split_snapshot(id)?;
-                return Ok((copy, self.full(instance).await?.r#type));
+                return Ok((copy, self.kept(instance).await?.r#type));
             }
             Source::Image(image) => image,
             Source::Default => self.image.as_ref().ok_or_else(|| {
@@ -191,20 +208,21 @@ impl Incus {
             self.ended(started, limit).await
         };
         if let Err(e) = made.await {
-            let unsure = matches!(
+            let certain = matches!(
                 e.kind(),
-                Kind::OutcomeUnknown | Kind::Transport | Kind::Conflict | Kind::Unavailable
+                Kind::Invalid | Kind::Denied | Kind::Unauthenticated | Kind::Unsupported
             );
-            if !unsure {
+            if certain {
                 return Err(e);
             }
-            // The one that asked is told what went wrong, unless what was asked for is there.
+            // What was asked for may be there all the same, or the name be somebody else's.
             match self.launched(&name, token).await {
                 Ok(Some(_)) => {}
+                Err(taken) if taken.kind() == Kind::Conflict => return Err(taken),
                 _ => return Err(e),
             }
         }
-        let made = self.full(&name).await?;
+        let made = self.kept(&name).await?;
         self.running(made, limit).await
     }
 
@@ -214,7 +232,7 @@ impl Incus {
     ///
     /// [`Kind::Conflict`] when somebody else's has the name.
     async fn launched(&self, name: &str, token: &str) -> Result<Option<InstanceFull>> {
-        match self.full(name).await {
+        match self.kept(name).await {
             Ok(found) if found.config.get(TOKEN_KEY).is_some_and(|t| t == token) => Ok(Some(found)),
             Ok(_) => {
                 let name = Untrusted::new(name);
@@ -255,7 +273,7 @@ impl Incus {
             self.ended(started, limit).await
         };
         let failed = done.await.err();
-        match self.full(name).await {
+        match self.kept(name).await {
             Ok(now) if failed.is_none() || facts::state(now.status_code) == wanted => {
                 Ok(self.instance(now))
             }
@@ -267,7 +285,7 @@ impl Incus {
     }
 
     async fn power_to(&self, name: &str, power: Power) -> Result<Instance> {
-        let now = self.full(name).await?;
+        let now = self.kept(name).await?;
         let state = facts::state(now.status_code);
         let (action, wanted) = match power {
             Power::Start if state == State::Paused => ("unfreeze", State::Running),
@@ -299,7 +317,7 @@ impl Incus {
     }
 
     async fn remove(&self, name: &str) -> Result<()> {
-        let now = self.full(name).await?;
+        let now = self.kept(name).await?;
         if facts::state(now.status_code) != State::Stopped {
             let put = with(|p: &mut InstanceStatePut| {
                 p.action = "stop".to_owned();
@@ -367,11 +385,11 @@ impl Incus {
             .call::<ops::instances::InstancePut>((name.to_owned(),), Default::default(), Json(put))
             .await?;
         self.ended(started, Duration::from_secs(600)).await?;
-        Ok(self.instance(self.full(name).await?))
+        Ok(self.instance(self.kept(name).await?))
     }
 
     async fn copy_of(&self, name: &str, spec: ForkSpec) -> Result<Instance> {
-        let original = self.full(name).await?;
+        let original = self.kept(name).await?;
         let token = uuid::Uuid::new_v4().simple().to_string();
         let copy = spec.name.unwrap_or_else(|| facts::name_of(&token));
         let mut config: BTreeMap<String, String> = spec
@@ -524,6 +542,10 @@ impl Compute for Incus {
         Box::pin(async move { Ok(self.instance(self.full(id).await?)) })
     }
 
+    fn look<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Instance>> {
+        Box::pin(async move { Ok(self.instance(self.kept(id).await?)) })
+    }
+
     fn launch(&self, spec: LaunchSpec) -> BoxFuture<'_, Result<Operation<Instance>>> {
         Box::pin(async move {
             let made = self.make(spec).await?;
@@ -537,6 +559,14 @@ impl Compute for Incus {
 
     fn power<'a>(&'a self, id: &'a str, power: Power) -> BoxFuture<'a, Result<Instance>> {
         Box::pin(self.power_to(id, power))
+    }
+
+    fn exec<'a>(&'a self, id: &'a str, spec: ExecSpec) -> BoxFuture<'a, Result<ExecSession>> {
+        Box::pin(self.command(id, spec))
+    }
+
+    fn copy<'a>(&'a self, id: &'a str, spec: CopySpec) -> BoxFuture<'a, Result<CopyReport>> {
+        Box::pin(self.transfer(id, spec))
     }
 
     fn logs<'a>(
@@ -559,6 +589,7 @@ impl Compute for Incus {
                 backend: self.clone(),
                 id: id.to_owned(),
                 seen: whole,
+                keeps: None,
             };
             Ok(first.chain(stream::unfold(follow, Follow::next)).boxed())
         })
@@ -600,6 +631,8 @@ struct Follow {
     backend: Incus,
     id: String,
     seen: Bytes,
+    /// Whether the server shows what it has shown again: that of a running container (6.0) shows each line once.
+    keeps: Option<bool>,
 }
 
 impl Follow {
@@ -608,7 +641,13 @@ impl Follow {
             tokio::time::sleep(FOLLOW).await;
             match self.backend.console(&self.id).await {
                 Ok(now) => {
-                    let new = news(&self.seen, &now);
+                    if !self.seen.is_empty() && self.keeps.is_none() {
+                        self.keeps = Some(now.starts_with(&self.seen));
+                    }
+                    let new = match self.keeps {
+                        Some(true) => news(&self.seen, &now),
+                        _ => now.clone(),
+                    };
                     self.seen = now;
                     if !new.is_empty() {
                         return Some((Ok(new), self));
