@@ -30,6 +30,8 @@ usage: cargo xtask TASK
   peers fastvm [OPTIONS]       the vendor's Python SDK, unmodified, against `boxrig serve`
       --suite live|generated|script    only this one (repeatable)
       --user UID               run server and SDK as this user (needs root)
+  peers convox [OPTIONS]       the vendor's Python SDK, unmodified, against our rack
+      --suite integration|script|crash only this one (repeatable)
   peers incus [OPTIONS]        our client and command line against a real daemon (needs root; ci/incus-up)
       --suite unix|https|compute|cli   only this one (repeatable); says nothing about the tables
       --write                          write docs/peers-incus.md and the rows of api/exercised.tsv
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         ["licences"] => licences::check(),
         ["bench", options @ ..] => bench::run(options),
         ["peers", "fastvm", options @ ..] => peers::fastvm::run(options),
+        ["peers", "convox", options @ ..] => peers::convox::run(options),
         ["peers", "incus", options @ ..] => peers::incus::run(options),
         _ => {
             eprint!("{USAGE}");

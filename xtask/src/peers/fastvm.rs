@@ -262,7 +262,7 @@ impl Bench {
 }
 
 /// Runs pytest and says how many cases passed; a skipped case is none.
-fn passed_cases(pytest: &mut Command, cases: u32) -> Result<u32> {
+pub(super) fn passed_cases(pytest: &mut Command, cases: u32) -> Result<u32> {
     let (output, status) = shell::watch(pytest)?;
     let passed = count(&output, "passed").unwrap_or(0);
     if status.success() != (passed == cases) {
@@ -276,7 +276,7 @@ fn passed_cases(pytest: &mut Command, cases: u32) -> Result<u32> {
 }
 
 /// The number before `word` in the last line that has one.
-fn count(output: &str, word: &str) -> Option<u32> {
+pub(super) fn count(output: &str, word: &str) -> Option<u32> {
     output.lines().rev().find_map(|line| {
         let words: Vec<&str> = line
             .split(|c: char| !c.is_ascii_alphanumeric())
@@ -318,7 +318,7 @@ fn installed_sdk() -> Result<Sdk> {
     }
     let _ = fs::remove_dir_all(&home);
     fs::create_dir_all(&home)?;
-    let python = python();
+    let python = system_python();
     shell::run(Command::new(&python).args(["-m", "venv"]).arg(&sdk.venv))?;
     let pip = |arguments: &[&str]| {
         let mut command = Command::new(sdk.venv.join("bin/python"));
@@ -343,7 +343,7 @@ fn installed_sdk() -> Result<Sdk> {
 }
 
 /// The system's interpreter before one from a home folder: other users can run it.
-fn python() -> PathBuf {
+pub(super) fn system_python() -> PathBuf {
     let system = Path::new("/usr/bin/python3");
     let usable = Command::new(system)
         .args([

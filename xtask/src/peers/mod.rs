@@ -1,5 +1,6 @@
 //! The vendors' own clients, unmodified, against `boxrig serve`; and our clients against the vendors' servers.
 
 mod contract;
+pub(crate) mod convox;
 pub(crate) mod fastvm;
 pub(crate) mod incus;

@@ -108,14 +108,6 @@ pub(super) async fn create(
 pub(super) async fn update(cx: Cx, rq: Request<ops::apps::AppUpdate>) -> Result<Done, ApiError> {
     let (name,) = rq.path;
     let form = rq.body.0;
-    if let Some(unknown) = form
-        .parameters
-        .0
-        .keys()
-        .find(|k| !PARAMETERS.contains(&k.as_str()))
-    {
-        return Err(ApiError::invalid(format!("invalid parameter: {unknown}")));
-    }
     check_parameters(&form.parameters.0)?;
     cx.change_app(&name, |app| {
         if app.deleting {
@@ -129,8 +121,25 @@ pub(super) async fn update(cx: Cx, rq: Request<ops::apps::AppUpdate>) -> Result<
     Ok(Done)
 }
 
+/// Sets parameters only.
+pub(super) async fn set_parameters(
+    cx: &Cx,
+    name: &str,
+    given: BTreeMap<String, String>,
+) -> Result<(), ApiError> {
+    check_parameters(&given)?;
+    cx.change_app(name, |app| {
+        app.parameters.extend(given);
+        Ok(())
+    })
+    .await
+}
+
 fn check_parameters(given: &BTreeMap<String, String>) -> Result<(), ApiError> {
     for (name, value) in given {
+        if !PARAMETERS.contains(&name.as_str()) {
+            return Err(ApiError::invalid(format!("invalid parameter: {name}")));
+        }
         let number = matches!(name.as_str(), "BuildCpu" | "BuildMem");
         if number && !value.is_empty() && value.parse::<u32>().is_err() {
             return Err(ApiError::invalid(format!("invalid {name}: {value}")));

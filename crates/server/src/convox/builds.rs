@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use boxrig_archive::unpack::{Limits, OutsideLinks};
 use boxrig_build::BuildSpec;
-use boxrig_convox::{Reply, models, ops};
+use boxrig_convox::{Done, Reply, models, ops};
 use boxrig_wire::{ApiError, Kind, Request};
 
 use super::Cx;
@@ -149,7 +149,14 @@ pub(super) async fn create(
         no_cache: form.no_cache == Some(true),
     };
     let description = form.description.unwrap_or_default();
-    let build = record(&cx, &app, description, form.git_sha.unwrap_or_default()).await?;
+    let build = record(
+        &cx,
+        &app,
+        description,
+        form.git_sha.unwrap_or_default(),
+        object,
+    )
+    .await?;
     let (state, id) = (cx.state.state.clone(), build.id.clone());
     let work = state.clone();
     work.background(async move { carry_out(&state, &app, &id, order).await });
@@ -162,6 +169,7 @@ pub(super) async fn record(
     app: &str,
     description: String,
     git_sha: String,
+    source: &str,
 ) -> Result<Build, ApiError> {
     let id = cx.id('B');
     let now = cx.core.now_ms();
@@ -178,6 +186,7 @@ pub(super) async fn record(
                 seq,
                 description,
                 git_sha,
+                source: source.to_owned(),
                 status: "running".into(),
                 started_ms: now,
                 ..Build::default()
@@ -406,4 +415,36 @@ pub(super) async fn recover(state: &Shared) -> Result<(), ApiError> {
     let _ = std::fs::remove_dir_all(state.folder.join("builds"));
     let _ = crate::files::private_dir(&state.folder.join("builds"));
     Ok(())
+}
+
+/// Puts another image in the place of what a build has given.
+pub(super) async fn import_image(
+    cx: Cx,
+    rq: Request<ops::builds::BuildImportImage>,
+) -> Result<Done, ApiError> {
+    let (app, id) = rq.path;
+    let build = cx.build(&app, &id)?;
+    let image = rq.body.0.image;
+    if image.trim().is_empty() {
+        return Err(ApiError::invalid("image is required")
+            .with_status(http::StatusCode::UNPROCESSABLE_ENTITY));
+    }
+    if build.status == "running" {
+        return Err(ApiError::conflict(format!("build {id} is running")));
+    }
+    // Only what is here: there is no registry to fetch from.
+    super::images::config(&cx, &image).await?;
+    cx.write(&app, |tx| {
+        let found = tx
+            .get(&cx.builds, &key(&app, &id))
+            .ok_or_else(|| no_app(&app))?;
+        let mut build = Build::clone(&found);
+        for now in build.images.values_mut() {
+            now.clone_from(&image);
+        }
+        tx.put(&cx.builds, &key(&app, &id), build)?;
+        Ok(())
+    })
+    .await?;
+    Ok(Done)
 }

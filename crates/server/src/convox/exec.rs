@@ -230,3 +230,78 @@ async fn read_some(
         None => Ok(0),
     }
 }
+
+/// Carries bytes to a port of a process or resource of this rack; its host is the id, or a service's name as
+/// `service.app`.
+pub(super) async fn proxy(cx: Cx, rq: Request<ops::proxy::Proxy>) -> Result<Socket, ApiError> {
+    needs_write(&cx, "proxy")?;
+    let (host, port) = rq.path;
+    let port = port.parse::<u16>().ok().filter(|p| *p > 0);
+    let port = port.ok_or_else(|| ApiError::invalid("invalid proxy port"))?;
+    let host = host
+        .trim()
+        .trim_end_matches(&format!(".{}.local", super::state::RACK))
+        .to_owned();
+    let resource = cx
+        .resources
+        .list()
+        .into_iter()
+        .find(|r| r.instance == host || format!("{}.{}", r.name, r.app) == host);
+    let id = match resource {
+        Some(resource) => resource.instance.clone(),
+        None => match host.split_once('.') {
+            // A service's name on the rack's own domain, as it is shown.
+            Some((service, app)) => {
+                let app = app.trim_end_matches(".localhost");
+                target(&cx, app, service).map_err(|_| foreign())?.id.clone()
+            }
+            None => cx.processes.get(&host).ok_or_else(foreign)?.id.clone(),
+        },
+    };
+    let state = cx.state.state.clone();
+    Ok(sockets::serve(move |mut input, out| async move {
+        let connected = async {
+            state
+                .core
+                .engine
+                .connect(&instance(&id)?, port)
+                .await
+                .map_err(|e| engine_error(&e))
+        };
+        let io = match connected.await {
+            Ok(io) => io,
+            Err(e) => return sockets::fail(&out, &e).await,
+        };
+        let hang_up = input.hang_up();
+        let (mut near, mut far) = tokio::io::split(io);
+        let send = async {
+            while let Some(bytes) = input.next().await {
+                far.write_all(&bytes).await?;
+                far.flush().await?;
+            }
+            far.shutdown().await?;
+            std::future::pending::<std::io::Result<()>>().await
+        };
+        let receive = async {
+            let mut buffer = BytesMut::new();
+            loop {
+                buffer.reserve(CHUNK);
+                match near.read_buf(&mut buffer).await {
+                    Ok(n) if n > 0 => sockets::send(&out, buffer.split().freeze()).await?,
+                    _ => return Ok::<_, std::io::Error>(()),
+                }
+            }
+        };
+        tokio::select! {
+            _ = receive => {}
+            _ = send => {}
+            () = hang_up => return,
+        }
+        sockets::end(&out).await;
+    }))
+}
+
+/// This rack's proxy reaches what runs on it, and nothing else.
+fn foreign() -> ApiError {
+    ApiError::invalid("invalid proxy host")
+}

@@ -7,7 +7,7 @@ use boxrig_wire::{ApiError, Request, Socket};
 
 use super::logs::Ask;
 use super::state::Shared;
-use super::{Cx, sockets, time};
+use super::{Cx, sockets};
 
 /// What is shown of the past unless the caller says a time.
 const SINCE: Duration = Duration::from_secs(120);
@@ -50,7 +50,7 @@ fn stream(
     ask.since = match options.since.as_deref().filter(|s| !s.is_empty()) {
         None => Some(SINCE),
         Some(text) => Some(
-            time::parse_duration(text)
+            boxrig_convox::parse_duration(text)
                 .ok_or_else(|| super::params::failed(format!("time: invalid duration {text:?}")))?,
         ),
     };

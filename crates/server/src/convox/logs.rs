@@ -339,6 +339,16 @@ impl Logs {
     }
 }
 
+impl Logs {
+    /// Removes all logs.
+    pub(super) fn forget_all(&self) {
+        lock(&self.apps).clear();
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// The lines there were, and the place to go on from.
 #[derive(Debug)]
 pub(super) struct Tail {

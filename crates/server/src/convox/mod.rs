@@ -8,12 +8,17 @@
 
 mod apps;
 mod builds;
+mod certificates;
+mod classic;
+mod diagnose;
 mod exec;
+mod files;
 mod health;
 mod images;
 mod logging;
 mod logs;
 mod manifest;
+mod metrics;
 mod objects;
 mod output;
 mod params;
@@ -31,6 +36,7 @@ mod state;
 mod system;
 mod time;
 mod timers;
+mod transfer;
 mod usage;
 mod who;
 mod worker;
@@ -96,10 +102,41 @@ pub fn router() -> Router<Convox, Scope> {
         .mount(ops::apps::AppCancel, apps::cancel)
         .mount(ops::apps::AppLogs, logging::app)
         .mount(ops::builds::BuildCreate, builds::create)
+        .mount(ops::builds::BuildExport, transfer::export)
+        .mount(ops::builds::BuildImport, transfer::import)
+        .mount(ops::builds::BuildImportImage, builds::import_image)
         .mount(ops::builds::BuildGet, builds::get)
         .mount(ops::builds::BuildList, builds::list)
         .mount(ops::builds::BuildUpdate, builds::update)
         .mount(ops::builds::BuildLogs, logging::build)
+        .mount(ops::certificates::CertificateList, certificates::list)
+        .mount(ops::certificates::CertificateCreate, certificates::create)
+        .mount(
+            ops::certificates::CertificateGenerate,
+            certificates::generate,
+        )
+        .mount(ops::certificates::CertificateRenew, certificates::renew)
+        .mount(ops::certificates::CertificateDelete, certificates::delete)
+        .mount(ops::diagnose::AppDiagnose, diagnose::diagnose)
+        .mount(ops::files::FilesDownload, files::download)
+        .mount(ops::files::FilesUpload, files::upload)
+        .mount(ops::files::FilesDelete, files::delete)
+        .mount(ops::system::SystemMetrics, metrics::system)
+        .mount(ops::apps::AppMetrics, metrics::app)
+        .mount(ops::services::ServiceMetrics, metrics::service)
+        .mount(ops::metrics::MetricsByService, metrics::by_service)
+        .mount(ops::proxy::Proxy, exec::proxy)
+        .mount(ops::console::RackHost, system::rack_host)
+        .mount(ops::v2_classic::AppParametersGet, classic::parameters)
+        .mount(ops::v2_classic::AppParametersSet, classic::set_parameters)
+        .mount(ops::v2_classic::EnvironmentSet, classic::set_environment)
+        .mount(
+            ops::v2_classic::EnvironmentUnset,
+            classic::unset_environment,
+        )
+        .mount(ops::v2_classic::ProcessRunDetached, processes::run_detached)
+        .mount(ops::v2_classic::ProcessRunAttached, processes::run_attached)
+        .mount(ops::v2_classic::SslList, classic::ssl)
         .mount(ops::configs::AppConfigList, settings::configs)
         .mount(ops::configs::AppConfigGet, settings::get_config)
         .mount(ops::configs::AppConfigSet, settings::set_config)
@@ -217,15 +254,42 @@ impl Rack {
     pub async fn open(core: Arc<Core>) -> Result<Self, ApiError> {
         let state = Arc::new(State::load(core)?);
         objects::sweep(&state);
-        builds::recover(&state).await?;
-        worker::recover(&state).await?;
-        resources::recover(&state).await?;
         let around = state.core.around.clone();
         let router = around.into_iter().fold(router(), Router::around);
-        Ok(Self {
+        let rack = Self {
             state,
             router: Arc::new(router),
-        })
+        };
+        rack.recover().await?;
+        Ok(rack)
+    }
+
+    /// Brings records and engine together.
+    async fn recover(&self) -> Result<(), ApiError> {
+        builds::recover(&self.state).await?;
+        worker::recover(&self.state).await?;
+        resources::recover(&self.state).await
+    }
+
+    /// Starts everything that goes on by itself.
+    async fn begin(&self) {
+        let state = &self.state;
+        state.background(worker::engine_events(state.clone()));
+        state.background(timers::run(state.clone()));
+        state.background(metrics::run(state.clone()));
+        for process in state.processes.list() {
+            if process.phase == records::Phase::Running {
+                start::attend(state, &process.id);
+                start::reconnect(state, &process).await;
+            }
+        }
+        for record in state.resources.list() {
+            resources::tend(state, &record);
+        }
+        for app in state.apps.list() {
+            routes::publish(state, &app.name);
+            state.start_worker(&app.name);
+        }
     }
 
     /// Answers a request as a rack does.
@@ -284,7 +348,14 @@ impl Rack {
             state: self.state.clone(),
             who,
         };
-        let response = self.router.route(scope, info.clone(), request).await;
+        let mut response = self.router.route(scope, info.clone(), request).await;
+        // The one action that racks answer so.
+        if meta.id == "BuildImportImage" && response.status() == StatusCode::OK {
+            *response.status_mut() = StatusCode::ACCEPTED;
+            *response.body_mut() = WireBody::empty();
+            response.headers_mut().remove(CONTENT_LENGTH);
+            response.headers_mut().remove(CONTENT_TYPE);
+        }
         // A socket's errors are said on the socket.
         if socket && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let status = response.status();
@@ -307,12 +378,27 @@ impl Rack {
         request: http::Request<WireBody>,
         files: Vec<params::Part>,
     ) -> Result<http::Request<WireBody>, ApiError> {
-        let file = files.into_iter().find(|f| f.name == "source");
+        let file = files
+            .into_iter()
+            .find(|f| f.name == "source" || f.name == "image");
         let (Some(file), "BuildCreate") = (file, meta.id) else {
             return Ok(request);
         };
         let app = meta.path.matches(request.uri().path());
         let app = app.and_then(|v| v.into_iter().next()).unwrap_or_default();
+        if file.name == "image" {
+            // An exported build: another operation, with the file as its body.
+            let (mut parts, _) = request.into_parts();
+            parts.uri = format!("/apps/{app}/builds/import")
+                .parse()
+                .map_err(|_| state::no_app(&app))?;
+            let octets = HeaderValue::from_static("application/octet-stream");
+            parts.headers.insert(CONTENT_TYPE, octets);
+            return Ok(http::Request::from_parts(
+                parts,
+                WireBody::full(file.content),
+            ));
+        }
         let url = objects::keep(&self.state, &app, None, WireBody::full(file.content)).await?;
         let (parts, body) = request.into_parts();
         let form = body.collect(1 << 24).await.unwrap_or_default();
@@ -475,23 +561,43 @@ impl Platform for Rack {
     }
 
     fn ready(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.begin())
+    }
+
+    fn reset(&self) -> BoxFuture<'_, Result<(), ApiError>> {
         Box::pin(async {
             let state = &self.state;
-            state.background(worker::engine_events(state.clone()));
-            state.background(timers::run(state.clone()));
-            for process in state.processes.list() {
-                if process.phase == records::Phase::Running {
-                    start::attend(state, &process.id);
-                    start::reconnect(state, &process).await;
+            worker::halt(state);
+            state
+                .core
+                .services
+                .withdraw_all(|name| routes::is_ours(state, name));
+            for app in state.apps.list() {
+                for build in state.builds_of(&app.name) {
+                    for image in build.images.values() {
+                        if builds::is_own(&app.name, image) {
+                            let _ = state.core.engine.delete_image(image).await;
+                        }
+                    }
                 }
             }
-            for record in state.resources.list() {
-                resources::tend(state, &record);
+            state.logs.forget_all();
+            for name in ["objects", "builds"] {
+                let _ = std::fs::remove_dir_all(state.folder.join(name));
+                crate::files::private_dir(&state.folder.join(name))
+                    .map_err(|e| params::failed(format!("{name}: {e}")))?;
             }
-            for app in state.apps.list() {
-                routes::publish(state, &app.name);
-                state.start_worker(&app.name);
+            Ok(())
+        })
+    }
+
+    fn reload(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            worker::halt(&self.state);
+            if let Err(e) = self.recover().await {
+                tracing::error!(error = %e, "the loaded rack could not be brought together with the engine");
             }
+            self.begin().await;
         })
     }
 

@@ -13,14 +13,13 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 const FORM_LIMIT: usize = 8 * 1024 * 1024;
 
 /// Operations whose body is no form.
-const RAW: [&str; 8] = [
+const RAW: [&str; 7] = [
     "ObjectStore",
     "BuildImport",
     "FilesUpload",
     "ResourceImport",
     "LetsEncryptConfigApply",
     "v2.EnvironmentSet",
-    "v2.AppParametersSet",
     "v2.ResourceUpdateClassic",
 ];
 /// Fields that are read from a header of the same name when the form has none.
@@ -286,18 +285,25 @@ fn old_names(meta: &Meta, pairs: &mut Pairs) {
         }
         "SystemResourceCreate" if !pairs.iter().any(|(k, _)| k == "kind") => {
             rename(pairs, "type", "kind");
-            let known = ["kind", "name", "parameters"];
-            let loose: Pairs = pairs
-                .iter()
-                .filter(|(k, _)| !known.contains(&k.as_str()))
-                .cloned()
-                .collect();
-            if !loose.is_empty() {
-                pairs.push(("parameters".to_owned(), write_form(&loose)));
-            }
+            loose(pairs, &["kind", "name", "parameters"]);
         }
+        "SystemResourceUpdate" => loose(pairs, &["parameters"]),
         _ => {}
     }
+}
+
+/// Gathers fields that are parameters by themselves into the one field for them.
+fn loose(pairs: &mut Pairs, known: &[&str]) {
+    let loose = pairs.iter().filter(|(k, _)| !known.contains(&k.as_str()));
+    let loose: Pairs = loose.cloned().collect();
+    if !loose.is_empty() {
+        pairs.push(("parameters".to_owned(), write_form(&loose)));
+    }
+}
+
+/// The fields of a form.
+pub(super) fn form(text: &[u8]) -> Vec<(String, String)> {
+    parse_form(text)
 }
 
 /// Options in headers: the same rules for their values.

@@ -94,6 +94,8 @@ pub(super) struct Build {
     pub(super) logs: String,
     pub(super) started_ms: u64,
     pub(super) ended_ms: u64,
+    /// The object it was made of.
+    pub(super) source: String,
     /// The image of each service, by the name the engine has it under.
     pub(super) images: BTreeMap<String, String>,
 }

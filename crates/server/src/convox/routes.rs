@@ -78,3 +78,9 @@ pub(super) async fn drained(state: &Shared, process: &Process) {
         state.core.services.drained(&id, PATIENCE).await;
     }
 }
+
+/// Whether a host name is one of an app's.
+pub(super) fn is_ours(state: &Shared, name: &str) -> bool {
+    let app = name.rsplit_once('.').map(|(_, app)| app);
+    app.is_some_and(|app| state.apps.get(app).is_some())
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use boxrig_engine::{InstanceSpec, Limits, MainProcess, Source as From, StopMode};
+use boxrig_engine::{InstanceSpec, Limits, MainProcess, Source as From, StopMode, WriteOptions};
 use boxrig_wire::ApiError;
 
 use super::manifest::{self, Manifest, Service};
@@ -14,6 +14,8 @@ use super::state::{LABEL, LABEL_VALUE, RACK, Shared, State, instance};
 use super::{images, params, shell};
 use crate::core::engine_error;
 
+/// Is there in a process' instance when its resources are within reach.
+const READY: &str = "/run/boxrig-resources";
 /// The first wait before a process that ended is started again; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// The longest.
@@ -240,7 +242,6 @@ pub(super) async fn launch(state: &Shared, id: &str) -> Result<(), ApiError> {
     spec.env
         .extend(environment(state, &process, &release, &manifest));
     spec.limits = limits(process.cpu, process.memory);
-    // Connections to resources must be there before the process asks for them: it starts when they are.
     let main = MainProcess {
         argv: argv.into_iter().map(String::into_bytes).collect(),
         env: spec.env.clone(),
@@ -248,7 +249,6 @@ pub(super) async fn launch(state: &Shared, id: &str) -> Result<(), ApiError> {
         uid: config.uid,
         gid: config.gid,
     };
-    spec.main = Some(main);
     let key = instance(id)?;
     // The instance of the last run goes: every run begins with the image's files.
     match state.core.engine.delete(&key).await {
@@ -256,13 +256,29 @@ pub(super) async fn launch(state: &Shared, id: &str) -> Result<(), ApiError> {
         Err(e) if e.kind() == boxrig_engine::Kind::NotFound => {}
         Err(e) => return Err(engine_error(&e)),
     }
-    state
-        .core
-        .engine
-        .create(spec)
-        .await
-        .map_err(|e| engine_error(&e))?;
-    super::resources::connect(state, &process, manifest.named(&process.service)).await;
+    let service = manifest.named(&process.service);
+    create(
+        state,
+        spec,
+        main,
+        super::resources::has_any(state, &process.app, service),
+    )
+    .await?;
+    super::resources::connect(state, &process, service).await;
+    let ready = WriteOptions {
+        parents: true,
+        ..WriteOptions::default()
+    };
+    let mark =
+        state
+            .core
+            .engine
+            .write_file(&key, READY.as_bytes(), ready, Box::new(tokio::io::empty()));
+    if super::resources::has_any(state, &process.app, service)
+        && let Err(e) = mark.await
+    {
+        tracing::warn!(process = id, error = %e, "it starts without waiting for its resources");
+    }
     let now = state.core.now_ms();
     let runs = state
         .change_process(id, |p| {
@@ -286,6 +302,34 @@ pub(super) async fn launch(state: &Shared, id: &str) -> Result<(), ApiError> {
     {
         ended(state, id, status.shell_code()).await?;
     }
+    Ok(())
+}
+
+/// Creates the instance of a process. One that has resources begins when they are within its reach.
+async fn create(
+    state: &Shared,
+    mut spec: InstanceSpec,
+    main: MainProcess,
+    waits: bool,
+) -> Result<(), ApiError> {
+    let engine = &state.core.engine;
+    if waits {
+        let mut waiting = main.clone();
+        let script = format!(
+            "n=0; while [ ! -e {READY} ] && [ $n -lt 250 ]; do sleep 0.02; n=$((n+1)); done; exec \"$@\""
+        );
+        let before = ["/bin/sh", "-c", &script, "sh"].map(|w| w.as_bytes().to_vec());
+        waiting.argv.splice(0..0, before);
+        spec.main = Some(waiting);
+        match engine.create(spec.clone()).await {
+            Ok(_) => return Ok(()),
+            // An image without a shell cannot wait.
+            Err(e) if e.kind() == boxrig_engine::Kind::CommandNotFound => {}
+            Err(e) => return Err(engine_error(&e)),
+        }
+    }
+    spec.main = Some(main);
+    engine.create(spec).await.map_err(|e| engine_error(&e))?;
     Ok(())
 }
 

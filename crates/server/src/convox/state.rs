@@ -12,7 +12,9 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::certificates::Record as Certificate;
 use super::logs::{Logs, Source};
+use super::metrics::Samples;
 use super::records::{App, Build, Event, Object, Process, Registry, Release};
 use super::resources::Record;
 use super::usage::Usage;
@@ -42,11 +44,13 @@ pub struct State {
     /// Configuration files of apps, by `app/name`: the bytes in base64.
     pub(super) configs: Table<String>,
     pub(super) resources: Table<Record>,
+    pub(super) certificates: Table<Certificate>,
     pub(super) events: Table<Event>,
     pub(super) tokens: Tokens,
     pub(super) logs: Logs,
     pub(super) usage: Usage,
     pub(super) checks: Checks,
+    pub(super) samples: Samples,
     /// Held while the router is told who serves.
     pub(super) routing: Mutex<()>,
     /// When this server began.
@@ -125,11 +129,13 @@ impl State {
             registries: core.store.table("convox.registries")?,
             configs: core.store.table("convox.configs")?,
             resources: core.store.table("convox.resources")?,
+            certificates: core.store.table("convox.certificates")?,
             events: core.store.table("convox.events")?,
             tokens,
             logs: Logs::open(folder.join("logs"), core.clock.clone()),
             usage: Usage::default(),
             checks: Checks::default(),
+            samples: Samples::default(),
             routing: Mutex::default(),
             busy: Arc::default(),
             started_ms: core.now_ms(),

@@ -211,3 +211,18 @@ pub(super) async fn machines(
 ) -> Result<Reply<Vec<models::Machine>>, ApiError> {
     Ok(Reply(Vec::new()))
 }
+
+pub(super) async fn rack_host(
+    cx: Cx,
+    rq: Request<ops::console::RackHost>,
+) -> Result<Reply<models::RackData>, ApiError> {
+    let (organization, name) = rq.path;
+    if (organization.as_str(), name.as_str()) != ("local", RACK) {
+        return Err(ApiError::not_found(format!(
+            "rack not found: {organization}/{name}"
+        )));
+    }
+    let mut m = models::RackData::default();
+    m.host = cx.core.origin().to_owned();
+    Ok(Reply(m))
+}

@@ -7,4 +7,7 @@
 mod api;
 mod deploy;
 mod http;
+mod more;
 mod resources;
+#[path = "../support/mod.rs"]
+mod support;

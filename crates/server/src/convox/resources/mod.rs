@@ -115,6 +115,11 @@ fn used(state: &State, app: &str, service: Option<&Service>) -> Vec<(Arc<Record>
     all
 }
 
+/// Whether a service's processes reach any resource.
+pub(super) fn has_any(state: &State, app: &str, service: Option<&Service>) -> bool {
+    !used(state, app, service).is_empty()
+}
+
 /// Whether the app's environment leads elsewhere.
 fn is_outside(env: &BTreeMap<String, String>, name: &str) -> bool {
     env.get(&Resource::variable(name, "URL"))
