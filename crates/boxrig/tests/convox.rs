@@ -186,11 +186,11 @@ fn the_rows_of_the_vendors_table() {
         ("convox env -a myapp", "convox env myapp"),
         (
             "convox env set KEY=val -a myapp",
-            "convox env-set myapp KEY=val",
+            "convox env-set myapp KEY=val --dry-run",
         ),
         (
             "convox env unset KEY -a myapp",
-            "convox env-unset myapp KEY",
+            "convox env-unset myapp KEY --dry-run",
         ),
         ("convox api get /apps", "api env:convox GET /apps"),
     ] {
