@@ -228,7 +228,9 @@ impl Bench<'_> {
     fn remove(&self) {
         let _ = self.quiet(&["delete", "--force", GUEST]);
         for project in [MANY, ONE] {
-            let _ = self.quiet(&["project", "delete", "--force", project]);
+            // The client would ask before it forced anything.
+            let path = format!("/1.0/projects/{project}?force=1");
+            let _ = self.quiet(&["query", "--request", "DELETE", &path]);
         }
     }
 

@@ -30,7 +30,7 @@ fn by_certificate_in_a_project() {
     let pem = std::fs::read(&network.server_cert).unwrap();
     let pin = boxrig::incus::fingerprint_of_pem(&pem).unwrap();
     let project = lab.name("ctxp");
-    lab.later(&["project", "delete", "--force", &project]);
+    lab.later(&["project", "delete", &project]);
     lab.says(&[
         "project",
         "create",
