@@ -75,6 +75,8 @@ class Origins:
                     self.exact.setdefault(str(n * mul), ref + [conv, "text"])
             return
         if isinstance(value, str) and value:
+            if value.upper() != value:
+                self.exact.setdefault(value.upper(), ref + ["upper"])
             self.exact.setdefault(value, ref) if len(value) < 6 else self.exact.__setitem__(value, ref)
             if len(value) >= 6:
                 self.parts.append((value, ref))
@@ -106,6 +108,9 @@ class Origins:
                 return ["now", int(round((v - now) / 60.0)) * 60]
             return ["k", v]
         out = self.template(v)
+        stamped = stamp(v if out is None else out, now)
+        if stamped:
+            return ["t", stamped]
         return ["k", v] if out is None else ["t", out]
 
     def template(self, text):
@@ -130,6 +135,22 @@ class Origins:
                     out.append(text[i])
                 i += 1
         return out if found else None
+
+
+def stamp(text, now):
+    """A name with the time in it, in parts; None for others."""
+    parts = [text] if isinstance(text, str) else list(text)
+    last = parts[-1]
+    if not isinstance(last, str):
+        return None
+    m = re.search(r"(\d{8})([-_])(\d{4}|\d{6})$", last)
+    if m and m.group(1) == datetime.datetime.fromtimestamp(now).strftime("%Y%m%d"):
+        form = "ymd" + m.group(2) + ("hm" if len(m.group(3)) == 4 else "hms")
+        return [*parts[:-1], last[:m.start()], ["stamp", form]]
+    m = re.search(r"-(\d{5})$", last)
+    if m and str(parts[0]).startswith("share-"):
+        return [*parts[:-1], last[:m.start() + 1], ["stamp", "seconds"]]
+    return None
 
 
 def terms(text):

@@ -147,8 +147,8 @@ OVERRIDES = {
     "TenantSnapshot.restore": {"#row": _STOPPED},
     "TenantSnapshotManager.restore": {"#row": _STOPPED},
     "Tenant.enable_isolation": {"#row": {"isolate": False, "is_isolated": False}},
-    "UserManager.create": {"#with": {"two_factor_enabled": {"email": "zqmailq"}, "two_factor_type": {
-        "email": "zqmailq", "two_factor_enabled": True}}},
+    "UserManager.create": {"#ways": [([["two_factor_enabled", True]], {"two_factor_enabled": True, "email": "zqmailq"})]},
+    "TenantLayer2Manager.get": {"network_name": "zqnetq", "#row": {"network_name": "zqnetq"}},
     "TenantStorageManager.get": {"tier": 3, "#row": {"tier_number": 3}},
     "Network.statistics": {"#ways": [([["include_history", True]], {"include_history": True})]},
     "NetworkManager.statistics": {"#ways": [([["include_history", True]], {"include_history": True})]},

@@ -164,7 +164,7 @@ class World:
                 return 200, [self.row(table, key_of(table), query.get("fields"), equal)]
             if table.endswith("_dashboard"):
                 return 200, self.row(table, key_of(table), query.get("fields"), equal)
-            return 200, [self.row(table, equal.get("$key", key_of(table, "|".join(sorted(split_top(query.get("filter", ""), " and "))))),
+            return 200, [self.row(table, equal.get("$key", key_of(table, "|".join(sorted(set(t.strip("()") for t in split_top(query.get("filter", ""), " and ")))))),
                                   query.get("fields"), equal)]
         if method == "POST":
             key = key_of(table, "made")

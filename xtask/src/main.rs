@@ -35,6 +35,8 @@ usage: cargo xtask TASK
   peers incus [OPTIONS]        our client and command line against a real daemon (needs root; ci/incus-up)
       --suite unix|https|compute|cli   only this one (repeatable); says nothing about the tables
       --write                          write docs/peers-incus.md and the rows of api/exercised.tsv
+  peers vergeos --suite equivalence [CLASS.MEMBER …]
+                               our client's requests beside those of the vendor's SDK, on one listener
 ";
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         ["peers", "fastvm", options @ ..] => peers::fastvm::run(options),
         ["peers", "convox", options @ ..] => peers::convox::run(options),
         ["peers", "incus", options @ ..] => peers::incus::run(options),
+        ["peers", "vergeos", "--suite", "equivalence", rest @ ..] => peers::equivalence::run(rest),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

@@ -7,6 +7,7 @@ use boxrig_compute::backend::convox::Convox;
 use boxrig_compute::backend::fastvm::Fastvm;
 use boxrig_compute::backend::incus::Incus;
 use boxrig_compute::backend::local::Local;
+use boxrig_compute::backend::vergeos::Vergeos;
 use boxrig_compute::{Compute, Platform};
 use boxrig_incus::{Address, ClientBuilder, Identity};
 use boxrig_transport::Http;
@@ -179,11 +180,12 @@ impl Connect {
             Platform::Fastvm => self.fastvm(name),
             Platform::Incus => self.incus(name),
             Platform::Convox => self.convox(name),
+            Platform::Vergeos => self.vergeos(name),
             other => Err(Error::new(
                 Kind::Unsupported,
                 format!("the compute verbs do not reach {other} yet"),
             )
-            .with_hint("they do reach local, fastvm, incus and convox")),
+            .with_hint("they do reach local, fastvm, incus, convox and vergeos")),
         }
     }
 
@@ -211,6 +213,27 @@ impl Connect {
 }
 
 impl Connect {
+    /// A secret alone is an API key; with a user's name it is the password.
+    fn vergeos(self, name: String) -> Result<Connection> {
+        let mut builder = boxrig_vergeos::Client::builder().host(self.target.base());
+        if let Some(secret) = self.secret {
+            builder = match &self.user {
+                Some(user) => builder.username(user).password(secret),
+                None => builder.token(secret),
+            };
+        }
+        if let Some(pin) = &self.pin {
+            builder = builder.pin_sha256(pin);
+        } else if let Some(file) = &self.ca_file {
+            builder = builder.ca_file(file);
+        }
+        let client = builder.build()?;
+        Ok(Connection {
+            caller: client.caller().clone(),
+            compute: Arc::new(Vergeos::new(name, client)),
+        })
+    }
+
     fn incus(self, name: String) -> Result<Connection> {
         let address = match self.target.unix_socket() {
             Some(socket) => Address::Unix(socket.to_owned()),
@@ -344,11 +367,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn platforms_to_come_are_refused_in_words() {
+    async fn vergeos_needs_credentials() {
         let target: Target = "vergeos://host".parse().unwrap();
         assert_eq!(
             Connect::new(target).open().await.unwrap_err().kind(),
-            Kind::Unsupported
+            Kind::Unauthenticated
         );
     }
 }

@@ -2,5 +2,6 @@
 
 mod contract;
 pub(crate) mod convox;
+pub(crate) mod equivalence;
 pub(crate) mod fastvm;
 pub(crate) mod incus;

@@ -289,10 +289,9 @@ fn from_variables(platform: &str) -> Result<Context> {
         }
         "incus" => import::incus::from_variables(&ImportEnv::of_process())?.context("env:incus"),
         "convox" => import::convox::from_variables(&ImportEnv::of_process())?.context("env:convox"),
-        "vergeos" => Err(Error::new(
-            Kind::Unsupported,
-            format!("the compute verbs do not reach {platform} yet"),
-        )),
+        "vergeos" => {
+            import::vergeos::from_variables(&ImportEnv::of_process())?.context("env:vergeos")
+        }
         other => Err(Error::new(
             Kind::NotFound,
             format!("no platform is called {}", Untrusted::new(other)),

@@ -8,3 +8,5 @@ pub mod fastvm;
 pub mod incus;
 #[cfg(feature = "local")]
 pub mod local;
+#[cfg(feature = "vergeos")]
+pub mod vergeos;

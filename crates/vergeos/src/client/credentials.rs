@@ -11,6 +11,7 @@ use boxrig_wire::{
 };
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
+#[cfg(feature = "transport")]
 use super::AuthMethod;
 use crate::ops::{Login, TokenCreate, TokenDelete};
 

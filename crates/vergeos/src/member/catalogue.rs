@@ -102,7 +102,7 @@ impl Member {
     pub fn operations(&self) -> Vec<&'static str> {
         let mut out: Vec<&'static str> = Vec::new();
         for step in self.ways.iter().flat_map(|w| &w.steps) {
-            let id = super::run::operation(&step.method, &step.entries);
+            let id = super::request::operation(&step.method, &step.entries);
             if !out.contains(&id) {
                 out.push(id);
             }

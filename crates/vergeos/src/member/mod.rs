@@ -9,7 +9,10 @@ mod args;
 mod call;
 mod catalogue;
 mod outcome;
+mod ran;
+mod request;
 mod run;
+mod send;
 mod special;
 mod value;
 
@@ -18,5 +21,6 @@ pub(crate) use call::calls;
 pub use call::{Call, Iter, Node};
 pub use catalogue::{Member, Param, members, names};
 pub use outcome::Outcome;
-pub use run::{Invocation, Ran, invoke};
+pub use ran::Ran;
+pub use run::{Invocation, invoke};
 pub use special::{node_at, rows_on_the_way};

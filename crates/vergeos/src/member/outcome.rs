@@ -4,7 +4,7 @@ use boxrig_wire::{Error, Kind, Result};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::run::Ran;
+use super::ran::Ran;
 use crate::client::Transferred;
 use crate::record::RowList;
 use crate::{Client, Key, RowType};

@@ -3,20 +3,19 @@
 use std::fmt;
 use std::time::Duration;
 
-use boxrig_wire::{Error, Json, Kind, Progress, Result};
+use boxrig_wire::{Error, Kind, Result};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::call::Node;
 use super::catalogue::{self, Member, Step, Way};
 use super::outcome::same;
-use super::value::{Look, eval, holds, plain, put};
-use crate::client::{Seen, Transferred, Wait};
-use crate::ops::{
-    ActionPost, GetQuery, ListQuery, RowAction, RowApply, RowVerb, TableAction, TableCreate,
-    TableDelete, TableUpdate, TableVerb, WriteQuery, Written,
-};
-use crate::{Client, Filter, Row};
+use super::ran::{Picks, Ran, Reply};
+use super::send::parse;
+use super::value::{Look, eval, holds, plain};
+use crate::client::Wait;
+use crate::ops::{GetQuery, ListQuery};
+use crate::{Filter, Row};
 
 /// A member with its arguments.
 #[derive(Clone)]
@@ -67,160 +66,6 @@ impl Invocation {
 pub async fn invoke(invocation: Invocation) -> Result<Value> {
     run(invocation).await?.into_value()
 }
-
-/// By step: what the row is known by that is meant.
-type Picks = Vec<(usize, Vec<(String, Value)>)>;
-
-/// One reply.
-pub(crate) struct Reply {
-    pub(crate) id: usize,
-    pub(crate) bytes: Bytes,
-    pub(crate) value: Value,
-    /// The first row is meant when there are several: they were asked for in an order.
-    pub(crate) ordered: bool,
-    /// The table that was asked.
-    table: String,
-}
-
-/// What was answered.
-pub struct Ran {
-    pub(crate) member: Member,
-    pub(crate) replies: Vec<Reply>,
-    pub(crate) returns: Option<usize>,
-    pub(crate) kind: String,
-    pub(crate) keep: Vec<(String, Value)>,
-    pick: Picks,
-    asked: String,
-    pub(crate) document: Option<Value>,
-    pub(crate) content: Option<Bytes>,
-    pub(crate) transferred: Option<Transferred>,
-    pub(crate) client: Option<Client>,
-}
-
-impl Ran {
-    /// The reply that is given back.
-    pub(crate) fn returned(&self) -> Option<&Reply> {
-        match self.returns {
-            Some(id) => self
-                .replies
-                .iter()
-                .find(|r| r.id == id)
-                .or(self.replies.last()),
-            None => self.replies.last(),
-        }
-    }
-    pub(crate) fn picked(&self) -> Option<&Vec<(String, Value)>> {
-        let reply = self.returned()?;
-        self.pick
-            .iter()
-            .find(|(id, _)| *id == reply.id)
-            .map(|(_, p)| p)
-    }
-    pub(crate) fn asked(&self) -> &str {
-        &self.asked
-    }
-    /// Whether a row is among those to be kept.
-    pub(crate) fn keeps(&self, column: impl Fn(&str) -> Option<Value>) -> bool {
-        keeps(&self.keep, column)
-    }
-    /// As a document.
-    pub(crate) fn into_value(self) -> Result<Value> {
-        if let Some(document) = self.document {
-            return Ok(document);
-        }
-        if let Some(done) = &self.transferred {
-            return Ok(serde_json::json!({
-                "$key": done.key, "bytes": done.bytes, "sha256": done.sha256,
-            }));
-        }
-        if let Some(content) = &self.content {
-            return Ok(Value::String(String::from_utf8_lossy(content).into_owned()));
-        }
-        if self.kind == "dict" && self.returns.is_none() && self.replies.len() > 1 {
-            // Several tables in one document.
-            let parts = self.replies.into_iter().map(|r| (r.table, r.value));
-            return Ok(Value::Object(parts.collect()));
-        }
-        let Some(reply) = self.returned() else {
-            return Ok(Value::Null);
-        };
-        let list = self.kind.starts_with("list") || matches!(self.kind.as_str(), "int" | "bool");
-        Ok(match (&reply.value, list) {
-            (Value::Array(rows), true) => Value::Array(
-                rows.iter()
-                    .filter(|r| self.keeps(|c| r.get(c).cloned()))
-                    .cloned()
-                    .collect(),
-            ),
-            (Value::Array(rows), false) => {
-                let mut rows: Vec<&Value> = rows.iter().collect();
-                if let Some(pick) = self.picked() {
-                    rows.retain(|r| pick.iter().all(|(c, v)| same(&r[c], v)));
-                }
-                match rows.as_slice() {
-                    [] if matches!(self.kind.as_str(), "NoneType" | "dict") => Value::Null,
-                    [] => return Err(crate::client::none(&self.member.table, &self.asked)),
-                    [row, ..] if rows.len() == 1 || reply.ordered => (*row).clone(),
-                    _ => return Err(crate::client::ambiguous(&self.member.table, &self.asked)),
-                }
-            }
-            (value, _) => value.clone(),
-        })
-    }
-}
-
-fn keeps(keep: &[(String, Value)], column: impl Fn(&str) -> Option<Value>) -> bool {
-    keep.iter().all(|(name, wanted)| {
-        let have = column(name).unwrap_or_default();
-        match wanted.get("prefix").and_then(Value::as_str) {
-            Some(prefix) => have
-                .as_str()
-                .is_some_and(|t| t.split('/').next() == Some(prefix)),
-            None => match wanted.get("until").and_then(Value::as_i64) {
-                Some(until) => crate::client::number(&have).is_some_and(|t| t > 0 && t <= until),
-                None => same(&have, wanted) || (wanted == &Value::Bool(false) && have.is_null()),
-            },
-        }
-    })
-}
-
-/// The id of the operation that a step is.
-pub(crate) fn operation(method: &str, entries: &Map<String, Value>) -> &'static str {
-    let parts = (0..4)
-        .filter(|n| entries.contains_key(&format!("p.{n}")))
-        .count();
-    let action = entries.contains_key("b.action");
-    match (method, parts) {
-        ("GET", 1) => "list",
-        ("GET", _) => "get",
-        ("POST", 1) if action => "action",
-        ("POST", 1) => "create",
-        ("POST", 2) => "table_verb",
-        ("POST", _) => "row_verb",
-        ("PUT", 2) if entries.contains_key("q.action") => "row_action",
-        ("PUT", 2) => "update",
-        ("PUT", _) => "row_apply",
-        _ => "delete",
-    }
-}
-
-/// Tables whose rows say how far work has come: the column, what it says at the end, what it says on failure.
-const WORK: &[(&str, &[&str], &[&str])] = &[
-    ("tasks", &["idle", "error"], &["error"]),
-    ("cloud_snapshots", &["normal"], &["error"]),
-    ("system_diagnostics", &["complete", "error"], &["error"]),
-    ("vnet_queries", &["complete", "error"], &["error"]),
-    ("node_queries", &["complete", "error"], &["error"]),
-    (
-        "service_container_queries",
-        &["complete", "error"],
-        &["error"],
-    ),
-    ("tenant_node_queries", &["complete", "error"], &["error"]),
-    ("vsan_queries", &["complete", "error"], &["error"]),
-    ("volume_browser", &["complete", "error"], &["error"]),
-];
-
 /// The state of a run.
 pub(crate) struct Run {
     pub(crate) invocation: Invocation,
@@ -325,7 +170,7 @@ impl Run {
     }
 
     /// The alternative of an entry that applies.
-    fn choose<'a>(&self, entry: &'a Value) -> Option<&'a Value> {
+    pub(crate) fn choose<'a>(&self, entry: &'a Value) -> Option<&'a Value> {
         let first = entry.get(0)?;
         if !first.is_array() {
             return Some(entry);
@@ -397,7 +242,6 @@ impl Run {
             && !step.unless.iter().any(|c| self.meets(c))
     }
 }
-
 /// A member by its place.
 fn member_at(place: &str, name: &str) -> Result<Member> {
     match catalogue::find(place, name) {
@@ -511,113 +355,11 @@ impl Run {
         Ok(())
     }
 
-    /// Other columns are asked for in every way of reading the rows, also where that was not written down.
-    fn fields_entry<'a>(&self, way: &'a Way, step: &Step, entry: &Value) -> Option<&'a Value> {
-        if self.arg("fields").is_none() || entry[0] != "p" {
-            return None;
-        }
-        let siblings = way.steps.iter().filter(|s| {
-            s.id != step.id && s.method == "GET" && s.entries.get("p.0") == step.entries.get("p.0")
-        });
-        let mut entries = siblings.filter_map(|s| s.entries.get("q.fields"));
-        entries.find(|e| e[0].is_array() && e[0][1] == *entry)
-    }
-
-    /// The parts of a step's request.
-    pub(crate) fn build(&self, way: &Way, step: &Step) -> Result<Built> {
-        let mut built = Built::default();
-        let mut filters = Vec::new();
-        let mut own_filter = None;
-        for (name, entry) in &step.entries {
-            let shared = (name == "q.fields").then(|| self.fields_entry(way, step, entry));
-            let entry = shared.flatten().unwrap_or(entry);
-            let Some(expr) = self.choose(entry) else {
-                continue;
-            };
-            let Some(value) = eval(self, expr)? else {
-                continue;
-            };
-            match name.split_once('.') {
-                Some(("p", _)) => built.path.push(plain(&value)),
-                Some(("f", _)) => {
-                    let own = expr[1][0][0] == "a" && expr[1][0][1] == "filter";
-                    match own {
-                        true => own_filter = Some(plain(&value)),
-                        false => filters.push(plain(&value)),
-                    }
-                }
-                Some(("q", name)) => {
-                    built.query.insert(name.to_owned(), plain(&value));
-                }
-                Some(("b", way)) => {
-                    put(built.body.get_or_insert_default(), way, value);
-                }
-                None if name == "b" => {
-                    if let Value::Object(map) = value {
-                        built.body.get_or_insert_default().extend(map);
-                    }
-                }
-                _ => {}
-            }
-        }
-        let here = way.spread_step.is_empty() || way.spread_step.contains(&step.id);
-        if here && !self.invocation.set.is_empty() {
-            for place in &way.spread {
-                match place.as_str() {
-                    "f" if step.method == "GET" => {
-                        for (column, value) in &self.invocation.set {
-                            filters.push(condition(column, value)?);
-                        }
-                    }
-                    "b" if matches!(step.method.as_str(), "POST" | "PUT") => {
-                        let body = built.body.get_or_insert_default();
-                        body.extend(self.invocation.set.clone());
-                    }
-                    place if place.starts_with("b.") && step.method != "GET" => {
-                        let body = built.body.get_or_insert_default();
-                        for (column, value) in &self.invocation.set {
-                            put(body, &format!("{}.{column}", &place[2..]), value.clone());
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        }
-        if let Some(own) = own_filter {
-            filters.insert(
-                0,
-                match filters.is_empty() {
-                    true => own,
-                    false => format!("({own})"),
-                },
-            );
-        }
-        if filters.len() > 1 {
-            for f in &mut filters {
-                // An alternative in the middle would swallow what stands before it.
-                if f.contains(" or ") && !f.starts_with('(') {
-                    *f = format!("({f})");
-                }
-            }
-        }
-        if !filters.is_empty() {
-            built
-                .query
-                .insert("filter".to_owned(), filters.join(" and "));
-        }
-        let limit = step.entries.get("q.limit");
-        built.unique = limit.is_some_and(|l| l == &serde_json::json!(["k", "1"]))
-            && built.query.contains_key("filter")
-            && !built.query.contains_key("sort");
-        if built.unique {
-            // Two, to know whether the one is the only one.
-            built.query.insert("limit".to_owned(), "2".to_owned());
-        }
-        Ok(built)
-    }
-
     async fn step(&mut self, way: &Way, step: &Step, after_write: bool) -> Result<()> {
         let built = self.build(way, step)?;
+        if step.method == "PUT" && self.member.member == "save" && built.is_empty() {
+            return Ok(());
+        }
         let ordered = built.query.contains_key("sort");
         let unique = built.unique;
         let listed = step.method == "GET" && built.path.len() == 1;
@@ -667,7 +409,6 @@ impl Run {
         });
         self.check_scope(step)
     }
-
     /// A row of another parent is refused before anything is done to it.
     fn check_scope(&self, step: &Step) -> Result<()> {
         let Some(reply) = self.replies.last() else {
@@ -705,238 +446,6 @@ impl Run {
         }
         Ok(())
     }
-
-    /// Whether a step waits for the row to say that it has ended.
-    fn waits(&self, step: &Step, built: &Built) -> Option<(Wait, usize)> {
-        if step.method != "GET" || built.path.len() != 2 {
-            return None;
-        }
-        let at = WORK
-            .iter()
-            .position(|(t, ..)| built.path.first().is_some_and(|p| p == t))?;
-        let has = |name: &str| self.member.params.iter().any(|p| p.name == name);
-        let on = self.arg("wait").is_none_or(|v| v == &Value::Bool(true));
-        let waits = match has("wait") {
-            true => self.arg("wait") == Some(&Value::Bool(true)),
-            false => {
-                has("timeout") || has("wait_timeout") || self.member.member.starts_with("wait")
-            }
-        };
-        if !waits || !on {
-            return None;
-        }
-        let seconds = |names: [&str; 2]| {
-            let value = names.iter().find_map(|n| self.arg(n))?.as_f64()?;
-            (value.is_finite() && value >= 0.0).then(|| Duration::from_secs_f64(value))
-        };
-        let mut wait = self.invocation.wait.unwrap_or_default();
-        if let Some(timeout) = seconds(["timeout", "wait_timeout"]) {
-            wait.timeout = timeout;
-        }
-        if let Some(interval) = seconds(["poll_interval", "interval"]) {
-            wait.interval = interval;
-        }
-        Some((wait, at))
-    }
-
-    async fn poll(&self, built: &Built, wait: Wait, at: usize) -> Result<(Value, Bytes)> {
-        let Some((table, done, failed)) = WORK.get(at) else {
-            return Err(Error::new(Kind::Failed, "no such work"));
-        };
-        let (value, bytes) = wait
-            .until(table, || async {
-                let bytes = self.read(built).await?;
-                let value: Value = parse(&bytes)?;
-                let status = value["status"].as_str().unwrap_or("").to_owned();
-                Ok(match done.contains(&status.as_str()) {
-                    true => Seen::Idle((value, bytes)),
-                    false => {
-                        let mut progress = Progress::phase(status);
-                        progress.fraction = value["progress"].as_f64().map(|p| p / 100.0);
-                        Seen::Running(progress)
-                    }
-                })
-            })
-            .await?;
-        let status = value["status"].as_str().unwrap_or("");
-        let words = ["error", "result", "status_info"]
-            .iter()
-            .find_map(|n| value[*n].as_str().filter(|t| !t.is_empty()));
-        let quiet = self.arg("raise_on_error") == Some(&Value::Bool(false));
-        let task = *table == "tasks" && value["error"].as_str().is_some_and(|t| !t.is_empty());
-        if (failed.contains(&status) || task) && !quiet {
-            return Err(
-                Error::new(Kind::Failed, format!("{table}: the work failed"))
-                    .with_operation("get")
-                    .with_server_message(words.unwrap_or(status)),
-            );
-        }
-        Ok((value, bytes))
-    }
-
-    async fn read(&self, built: &Built) -> Result<Bytes> {
-        let mut path = built.path.iter();
-        let table = path.next().cloned().unwrap_or_default();
-        let text = |name: &str| built.query.get(name).cloned();
-        let number = |name: &str| {
-            let text = text(name)?;
-            text.parse::<u64>().ok()
-        };
-        let list = ListQuery {
-            filter: text("filter"),
-            fields: text("fields"),
-            sort: text("sort"),
-            limit: number("limit"),
-            offset: number("offset"),
-        };
-        let get = GetQuery {
-            fields: text("fields"),
-            ..GetQuery::default()
-        };
-        let client = &self.invocation.node.client;
-        client
-            .document(table, path.next().cloned(), list, get)
-            .await
-    }
-
-    async fn write(&self, step: &Step, built: Built) -> Result<Written> {
-        let client = &self.invocation.node.client;
-        let mut path = built.path.into_iter();
-        let mut next = || path.next().unwrap_or_default();
-        let (table, key, verb) = (next(), next(), next());
-        let body = built.body.unwrap_or_default();
-        match (step.method.as_str(), key.is_empty(), verb.is_empty()) {
-            ("POST", true, _) => match table.strip_suffix("_actions") {
-                Some(kind) if body.contains_key("action") => {
-                    let body = Json(action_post(body));
-                    client
-                        .call::<TableAction>((kind.to_owned(),), Default::default(), body)
-                        .await
-                }
-                _ => {
-                    client
-                        .call::<TableCreate>((table,), Default::default(), Json(body))
-                        .await
-                }
-            },
-            ("POST", false, true) => {
-                client
-                    .call::<TableVerb>((table, key), Default::default(), Json(body))
-                    .await
-            }
-            ("POST", false, false) => {
-                client
-                    .call::<RowVerb>((table, key, verb), Default::default(), Json(body))
-                    .await
-            }
-            ("PUT", _, true) => {
-                let query = WriteQuery {
-                    action: built.query.get("action").cloned(),
-                    filepos: None,
-                };
-                match query.action.is_some() {
-                    true => {
-                        client
-                            .call::<RowAction>((table, key), query, Json(body))
-                            .await
-                    }
-                    false => {
-                        client
-                            .call::<TableUpdate>((table, key), query, Json(body))
-                            .await
-                    }
-                }
-            }
-            ("PUT", ..) => {
-                client
-                    .call::<RowApply>((table, key, verb), Default::default(), Json(body))
-                    .await
-            }
-            ("DELETE", ..) => {
-                client
-                    .call::<TableDelete>((table, key), Default::default(), Default::default())
-                    .await
-            }
-            (method, ..) => Err(Error::new(
-                Kind::Failed,
-                format!("the table of members has {method}"),
-            )),
-        }
-    }
-}
-
-fn action_post(mut body: Row) -> ActionPost {
-    let action = body.remove("action").map(|v| plain(&v));
-    let mut post = ActionPost {
-        action: action.unwrap_or_default(),
-        ..ActionPost::default()
-    };
-    match body.remove("params") {
-        Some(Value::Object(params)) => post.params = params,
-        Some(other) => {
-            body.insert("params".to_owned(), other);
-        }
-        None => {}
-    }
-    post.row = body;
-    post
-}
-
-/// A column and its value as a filter; wildcards and lists as the vendor's SDK takes them.
-fn condition(column: &str, value: &Value) -> Result<String> {
-    let one = |value: &Value| match value {
-        Value::String(text) if text.contains(['*', '?']) => Filter::like(column, text),
-        Value::String(text) => Filter::eq(column, text.as_str()),
-        Value::Bool(b) => Filter::eq(column, *b),
-        Value::Number(n) => match n.as_i64() {
-            Some(n) => Filter::eq(column, n),
-            None => Filter::eq(column, n.as_f64().unwrap_or(f64::NAN)),
-        },
-        _ => Filter::eq(column, crate::filter::Literal::Null),
-    };
-    let filter = match value {
-        Value::Array(items) => {
-            let mut items = items.iter();
-            let Some(first) = items.next() else {
-                return Err(Error::new(
-                    Kind::Invalid,
-                    format!("{column}: no value, which would match nothing"),
-                ));
-            };
-            let chain = items.fold(one(first), |chain, item| chain.or(one(item)));
-            return chain
-                .encode()
-                .map(|text| format!("({text})"))
-                .map_err(|e| Error::new(Kind::Invalid, format!("the filter: {e}")));
-        }
-        value => one(value),
-    };
-    filter
-        .encode()
-        .map_err(|e| Error::new(Kind::Invalid, format!("the filter: {e}")))
-}
-
-/// A request in parts.
-#[derive(Default)]
-pub(crate) struct Built {
-    pub(crate) path: Vec<String>,
-    pub(crate) query: std::collections::BTreeMap<String, String>,
-    body: Option<Row>,
-    unique: bool,
-}
-
-fn parse(bytes: &Bytes) -> Result<Value> {
-    let bytes = bytes.trim_ascii();
-    if bytes.is_empty() {
-        return Ok(Value::Null);
-    }
-    serde_json::from_slice(bytes).map_err(|e| {
-        Error::new(
-            Kind::Protocol,
-            format!("the reply is not the expected JSON: {e}"),
-        )
-        .with_body(bytes)
-    })
 }
 
 /// The columns of rows on the way that an expression names.
@@ -960,7 +469,6 @@ fn columns(value: &Value, out: &mut Vec<(String, String)>) {
         }
     }
 }
-
 /// Carries a member out.
 pub(crate) async fn run(invocation: Invocation) -> Result<Ran> {
     let mut run = begin(invocation)?;
@@ -1061,44 +569,6 @@ pub(crate) fn finish(run: Run, way: &Way) -> Result<Ran> {
         client: None,
     })
 }
-
-impl Reply {
-    /// The table that was asked.
-    pub(crate) fn table_name(&self) -> &str {
-        &self.table
-    }
-}
-
-impl Ran {
-    /// Makes the document the reply, so that it can be read as a row.
-    pub(crate) fn give_row(&mut self) {
-        let value = self.document.take().unwrap_or_default();
-        self.replies.push(Reply {
-            id: 0,
-            bytes: serde_json::to_vec(&value).unwrap_or_default().into(),
-            value,
-            ordered: false,
-            table: self.member.table.clone(),
-        });
-    }
-    /// With nothing but a document.
-    pub(crate) fn of(run: &Run, document: Value) -> Self {
-        Self {
-            member: run.member.clone(),
-            replies: Vec::new(),
-            returns: None,
-            kind: String::new(),
-            keep: Vec::new(),
-            pick: Vec::new(),
-            asked: run.asked(),
-            document: Some(document),
-            content: None,
-            transferred: None,
-            client: None,
-        }
-    }
-}
-
 /// A property: the key of the row that a manager belongs to.
 async fn property(run: Run) -> Result<Ran> {
     let want = run.member.member.trim_end_matches("_key").to_owned();

@@ -126,6 +126,7 @@ fn reference(look: &dyn Look, list: &[Value]) -> Result<Option<Value>> {
                 3,
             )
         }
+        Some("stamp") => (Value::String(stamp(word(1).unwrap_or(""))), 2),
         Some("now") => {
             let offset = list.get(1).and_then(Value::as_i64).unwrap_or(0);
             let now = crate::Time::from(std::time::SystemTime::now()).0;
@@ -190,6 +191,7 @@ fn convert(value: Value, how: &str) -> Result<Value> {
         },
         "comma" => joined(","),
         "lines" => joined("\n"),
+        "upper" => Value::String(plain(&value).to_uppercase()),
         "json" => match &value {
             Value::Object(_) | Value::Array(_) => Value::String(value.to_string()),
             _ => value,
@@ -204,6 +206,28 @@ fn convert(value: Value, how: &str) -> Result<Value> {
         },
         _ => return Err(Error::new(Kind::Failed, format!("no conversion {how:?}"))),
     })
+}
+
+/// The time as it stands in the names of snapshots, in UTC: `20261128_1155`, `20261128-115710`.
+fn stamp(form: &str) -> String {
+    let now = crate::Time::from(std::time::SystemTime::now()).0;
+    let (days, seconds) = (now.div_euclid(86400), now.rem_euclid(86400));
+    // Years begin in March here, so that the day that comes and goes is the last one.
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + i64::from(month <= 2);
+    let (h, m, s) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match form {
+        "ymd_hm" => format!("{year:04}{month:02}{day:02}_{h:02}{m:02}"),
+        "ymd-hms" => format!("{year:04}{month:02}{day:02}-{h:02}{m:02}{s:02}"),
+        _ => format!("{:05}", now.rem_euclid(100_000)),
+    }
 }
 
 /// A value as the text that stands for it.
@@ -264,5 +288,37 @@ pub(crate) fn put(row: &mut Row, way: &str, value: Value) {
                 put(inner, tail, value);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_stamp_is_a_date_and_a_time() {
+        let text = super::stamp("ymd-hms");
+        assert_eq!(text.len(), 15);
+        let (date, time) = text.split_once('-').unwrap();
+        let days = crate::Time::from(std::time::SystemTime::now()).0 / 86400;
+        // Counted from the first of 2026, day by day.
+        let mut left = days - 20_454;
+        let (mut year, mut month) = (2026, 1);
+        loop {
+            let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+            let length = match month {
+                2 => 28 + i64::from(leap),
+                4 | 6 | 9 | 11 => 30,
+                _ => 31,
+            };
+            if left < length {
+                break;
+            }
+            left -= length;
+            month += 1;
+            if month > 12 {
+                (year, month) = (year + 1, 1);
+            }
+        }
+        assert_eq!(date, format!("{year:04}{month:02}{:02}", left + 1));
+        assert!(time.chars().all(|c| c.is_ascii_digit()));
     }
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod convox;
 pub(crate) mod incus;
+pub(crate) mod vergeos;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use super::contexts::{Config, Entry, check_name};
 
 /// The platforms that something can be taken over from.
-pub(crate) const PLATFORMS: &[&str] = &["fastvm", "incus", "convox"];
+pub(crate) const PLATFORMS: &[&str] = &["fastvm", "incus", "convox", "vergeos"];
 
 /// A file of a vendor's tool is never read beyond this size.
 const LIMIT: u64 = 4 * 1024 * 1024;
@@ -51,7 +52,6 @@ impl ImportEnv {
     }
 
     /// The home folder.
-    #[expect(dead_code, reason = "for the platforms whose tools keep files there")]
     pub(crate) fn home(&self) -> Option<PathBuf> {
         self.var("HOME").map(PathBuf::from)
     }
@@ -127,6 +127,7 @@ pub(crate) fn find(env: &ImportEnv) -> Vec<Found> {
     let mut all = fastvm(env);
     all.extend(incus::find(env));
     all.extend(convox::find(env));
+    all.extend(vergeos::find(env));
     let mut taken: Vec<String> = Vec::new();
     for found in &mut all {
         let mut name = usable_name(&found.name, found.platform);

@@ -6,6 +6,7 @@
 pub(crate) mod convox;
 pub(crate) mod fastvm;
 pub(crate) mod incus;
+pub(crate) mod vergeos;
 
 use std::collections::BTreeMap;
 

@@ -110,7 +110,7 @@ fn broken(e: &(dyn std::error::Error + Send + Sync)) -> Failure {
 }
 
 /// A table of a document of any form: the plain members of its objects are the columns.
-fn show(style: &Style, value: Value) -> io::Result<()> {
+pub(crate) fn show(style: &Style, value: Value) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let wide = style.format == Format::Wide;
     match value {

@@ -58,6 +58,7 @@ pub(crate) async fn run(s: &Session, name: &str, m: &ArgMatches) -> Outcome {
         "convox" => convox::run(s, m).await,
         "deploy" => convox::deploy(s, m).await,
         "why" => convox::why(s, m).await,
+        "vergeos" => super::native::vergeos::run(s, m).await,
         "doctor" => doctor::run(s, m).await,
         "up" => server::up(s, m).await,
         "down" => server::down(s).await,
