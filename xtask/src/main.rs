@@ -32,6 +32,10 @@ usage: cargo xtask TASK
       --user UID               run server and SDK as this user (needs root)
   peers convox [OPTIONS]       the vendor's Python SDK, unmodified, against our rack
       --suite integration|script|crash only this one (repeatable)
+  peers vergeos [OPTIONS]      the vendor's Python SDK, unmodified, against `boxrig serve --seed lab`
+      --suite live|scenarios           only this one (repeatable)
+      --only NAME                      of the scenarios, those whose names have this in them
+      --write                          write docs/peers-vergeos.md
   peers incus [OPTIONS]        our client and command line against a real daemon (needs root; ci/incus-up)
       --suite unix|https|compute|cli   only this one (repeatable); says nothing about the tables
       --write                          write docs/peers-incus.md and the rows of api/exercised.tsv
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         ["bench", options @ ..] => bench::run(options),
         ["peers", "fastvm", options @ ..] => peers::fastvm::run(options),
         ["peers", "convox", options @ ..] => peers::convox::run(options),
+        ["peers", "vergeos", options @ ..] => peers::vergeos::run(options),
         ["peers", "incus", options @ ..] => peers::incus::run(options),
         ["peers", "vergeos", "--suite", "equivalence", rest @ ..] => peers::equivalence::run(rest),
         _ => {

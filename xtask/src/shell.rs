@@ -29,6 +29,15 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(stdout)?)
 }
 
+/// Runs a program for what it prints, however it ends; its stderr is dropped.
+pub(crate) fn outcome(command: &mut Command) -> Result<String> {
+    let output = command
+        .stderr(Stdio::null())
+        .output()
+        .map_err(|e| format!("{}: {e}", shown(command)))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// The program with its arguments, for messages. Environment is left out: it holds keys.
 pub(crate) fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());

@@ -9,6 +9,7 @@ use boxrig_wire::BaseUrl;
 
 use crate::fastvm::QuotaLimits;
 use crate::faults::Script;
+use crate::vergeos::Lab;
 
 /// The port when none is asked for.
 pub const DEFAULT_PORT: u16 = 7979;
@@ -35,6 +36,8 @@ pub struct ServerConfig {
     pub incus_socket: Option<PathBuf>,
     /// Written, mode 0600, when the server is ready.
     pub env_file: Option<PathBuf>,
+    /// What VergeOS is stocked with at the first start; what every new system has when `None`.
+    pub lab: Option<Lab>,
     /// Makes identifiers repeat; never for real use.
     pub seed_ids: Option<u64>,
     /// A clock that stands until it is moved by the control API.
@@ -63,6 +66,7 @@ impl ServerConfig {
             socket: None,
             incus_socket: None,
             env_file: None,
+            lab: None,
             seed_ids: None,
             virtual_clock: false,
             faults: Script::default(),

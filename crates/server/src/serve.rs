@@ -161,7 +161,7 @@ impl Server {
         let rack = Rack::open(core.clone()).await;
         let rack = Arc::new(rack.map_err(|e| StartError::new(e.kind, e.message))?);
         let hosts = AllowedHosts::new(config.allow_hosts.iter().cloned().chain(names.public));
-        let vergeos = Vergeos::open(core.clone()).await;
+        let vergeos = Vergeos::open(core.clone(), config.lab.clone()).await;
         let vergeos = Arc::new(vergeos.map_err(|e| StartError::new(e.kind, e.message))?);
         let front = Front::new(hosts, control.clone(), fastvm)
             .convox(rack)

@@ -330,6 +330,9 @@ impl ReplyCodec for RowReply {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowsReply(pub Vec<Row>);
 
+/// A server's mark on the only row of a reply: it goes out without a list around it, as some singletons do. It is not sent.
+pub const BARE: &str = "$bare";
+
 impl ReplyCodec for RowsReply {
     const SHAPE: ReplyShape = ReplyShape::Whole;
 
@@ -352,7 +355,12 @@ impl ReplyCodec for RowsReply {
         })
     }
 
-    fn encode(self) -> Result<Response<WireBody>, String> {
+    fn encode(mut self) -> Result<Response<WireBody>, String> {
+        if let [row] = self.0.as_mut_slice()
+            && row.remove(BARE).is_some()
+        {
+            return JsonReply::ok(std::mem::take(row)).encode();
+        }
         JsonReply::ok(self.0).encode()
     }
 }

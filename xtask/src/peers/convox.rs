@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::fastvm::{count, passed_cases, system_python};
+use super::fastvm::passed_cases;
+use super::python::{count, system_python};
 use crate::server::{Server, User, program};
 use crate::{Result, root, shell};
 

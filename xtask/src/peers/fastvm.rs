@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::contract::Contract;
+use super::python::{self, Sdk, count};
 use crate::server::{Server, User, program};
 use crate::{Result, coverage, root, shell};
 
@@ -275,103 +276,11 @@ pub(super) fn passed_cases(pytest: &mut Command, cases: u32) -> Result<u32> {
     Ok(passed)
 }
 
-/// The number before `word` in the last line that has one.
-pub(super) fn count(output: &str, word: &str) -> Option<u32> {
-    output.lines().rev().find_map(|line| {
-        let words: Vec<&str> = line
-            .split(|c: char| !c.is_ascii_alphanumeric())
-            .filter(|w| !w.is_empty())
-            .collect();
-        words
-            .windows(2)
-            .find(|pair| pair[1] == word)
-            .and_then(|pair| pair[0].parse().ok())
-    })
-}
-
-/// Where the SDK is installed and its source archive unpacked.
-struct Sdk {
-    venv: PathBuf,
-    archive: PathBuf,
-}
-
 /// The interpreter that has the SDK; installs it when that was not done yet.
 pub(crate) fn sdk_python() -> Result<PathBuf> {
     Ok(installed_sdk()?.venv.join("bin/python"))
 }
 
-/// Installs the SDK once per version under `target/peers`.
 fn installed_sdk() -> Result<Sdk> {
-    let own = std::env::current_exe()?;
-    let target = own
-        .ancestors()
-        .nth(2)
-        .ok_or("this program is in no target folder")?;
-    let home = target.join(format!("peers/fastvm-{VERSION}"));
-    let sdk = Sdk {
-        venv: home.join("venv"),
-        archive: home.join(format!("fastvm-{VERSION}")),
-    };
-    let complete = home.join("complete");
-    if complete.exists() {
-        return Ok(sdk);
-    }
-    let _ = fs::remove_dir_all(&home);
-    fs::create_dir_all(&home)?;
-    let python = system_python();
-    shell::run(Command::new(&python).args(["-m", "venv"]).arg(&sdk.venv))?;
-    let pip = |arguments: &[&str]| {
-        let mut command = Command::new(sdk.venv.join("bin/python"));
-        command
-            .args(["-m", "pip", "--quiet", "--disable-pip-version-check"])
-            .args(arguments);
-        command.current_dir(&home);
-        shell::run(&mut command)
-    };
-    let package = format!("fastvm[aiohttp]=={VERSION}");
-    pip(&[&["install", package.as_str()], TEST_PACKAGES].concat())?;
-    let source = format!("fastvm=={VERSION}");
-    pip(&["download", "--no-deps", "--no-binary=:all:", &source])?;
-    let archive = format!("fastvm-{VERSION}.tar.gz");
-    shell::run(
-        Command::new("tar")
-            .args(["-xzf", &archive])
-            .current_dir(&home),
-    )?;
-    fs::write(&complete, "")?;
-    Ok(sdk)
-}
-
-/// The system's interpreter before one from a home folder: other users can run it.
-pub(super) fn system_python() -> PathBuf {
-    let system = Path::new("/usr/bin/python3");
-    let usable = Command::new(system)
-        .args([
-            "-c",
-            "import ensurepip, sys; sys.exit(sys.version_info < (3, 9))",
-        ])
-        .stderr(Stdio::null())
-        .status();
-    if usable.is_ok_and(|s| s.success()) {
-        system.into()
-    } else {
-        "python3".into()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::count;
-
-    #[test]
-    fn counts_of_closing_lines() {
-        let pytest = "12 passed yesterday\n=== 1 failed, 5 passed, 2 skipped in 3.21s ===\n";
-        assert_eq!(count(pytest, "passed"), Some(5));
-        assert_eq!(count(pytest, "failed"), Some(1));
-        assert_eq!(count("6 passed in 1.00s\n", "failed"), None);
-        assert_eq!(
-            count("fastvm_sdk.py: 40 passed, 0 failed\n", "failed"),
-            Some(0)
-        );
-    }
+    python::installed("fastvm", VERSION, "[aiohttp]", TEST_PACKAGES)
 }

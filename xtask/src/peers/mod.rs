@@ -5,3 +5,5 @@ pub(crate) mod convox;
 pub(crate) mod equivalence;
 pub(crate) mod fastvm;
 pub(crate) mod incus;
+mod python;
+pub(crate) mod vergeos;

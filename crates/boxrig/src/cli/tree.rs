@@ -494,7 +494,15 @@ fn serve_args(c: Command) -> Command {
         )
         .action(ArgAction::Append),
     )
-    .arg(flag("seed", "WHAT", "What a new server holds: empty").default_value("empty"))
+    .arg(
+        flag(
+            "seed",
+            "WHAT",
+            "What a new server holds: empty, lab (a stocked VergeOS), or a file like it",
+        )
+        .default_value("empty"),
+    )
+    .arg(flag("vms", "N", "With a seed: this many VMs in all").value_parser(value_parser!(usize)))
     .arg(
         flag(
             "env-file",

@@ -8,6 +8,7 @@ use super::access::{Right, require};
 use super::auth;
 use super::behaviour::Act;
 use super::db::Read;
+use super::mutate;
 use super::row::{Row, key_text};
 use super::rows::{Called, canonical, change, user, warn};
 use super::schema::{ActionTable, label, schema};
@@ -17,6 +18,9 @@ use super::tx::no_row;
 /// Has an action done by whoever does it.
 async fn run(cx: &Cx, act: Act) -> Result<Written, ApiError> {
     let name = (act.table.as_str(), act.verb.as_str());
+    if mutate::is("act", || format!("{}.{}", name.0, name.1)) {
+        return Ok(Written::created(None));
+    }
     let behaviour = cx.behaviours.iter().find(|b| b.actions().contains(&name));
     match behaviour {
         Some(behaviour) => behaviour.act(cx, act).await,

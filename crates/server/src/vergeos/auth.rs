@@ -11,6 +11,7 @@ use http::header::AUTHORIZATION;
 
 use super::behaviour::ADMIN;
 use super::db::Read;
+use super::mutate::mutated;
 use super::row::Row;
 use super::state::{Cx, Shared, State};
 use super::write::{HASH, password_is, token_hash};
@@ -154,7 +155,7 @@ fn enabled(state: &State, user: i64) -> Result<i64, ApiError> {
 }
 
 fn usable(user: &Row) -> Result<i64, ApiError> {
-    match user.flag("enabled") && !user.flag("account_locked") {
+    match (user.flag("enabled") && !user.flag("account_locked")) || mutated("disabled_users") {
         true => Ok(user.int("$key")),
         false => Err(login_required()),
     }
@@ -169,7 +170,11 @@ fn by_key(state: &Shared, info: &RequestInfo, token: &str) -> Result<i64, ApiErr
         .next()
         .ok_or_else(login_required)?;
     let expires = key.int("expires");
-    if key.text("expires_type") != "never" && expires != 0 && expires <= state.now() {
+    if key.text("expires_type") != "never"
+        && expires != 0
+        && expires <= state.now()
+        && !mutated("key_expiry")
+    {
         return Err(ApiError::new(
             Kind::Unauthenticated,
             "the API key has expired",
@@ -178,7 +183,8 @@ fn by_key(state: &Shared, info: &RequestInfo, token: &str) -> Result<i64, ApiErr
     if let Peer::Tcp(addr) = info.peer {
         let ip = addr.ip().to_canonical();
         let (allow, deny) = (key.text("ip_allow_list"), key.text("ip_deny_list"));
-        if listed(deny, ip) || (!allow.trim().is_empty() && !listed(allow, ip)) {
+        let refused = listed(deny, ip) || (!allow.trim().is_empty() && !listed(allow, ip));
+        if refused && !mutated("key_addresses") {
             let words = format!("the API key may not be used from {ip}");
             return Err(ApiError::new(Kind::Denied, words));
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::row::{Row, key_text};
+use super::row::{Row, key_text, poly_text};
 use super::schema::{Schema, Table, schema};
 use crate::state::{self, StateError, Store, lock};
 
@@ -109,7 +109,8 @@ impl Db {
         let mut index = Index::new();
         for row in rows.list() {
             if let Some(key) = key_text(row.get(column)) {
-                index.entry(key.into_owned()).or_default().push(row.clone());
+                let key = poly_text(&key).to_owned();
+                index.entry(key).or_default().push(row.clone());
             }
         }
         let index = Arc::new(index);

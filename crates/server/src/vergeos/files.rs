@@ -10,6 +10,7 @@ use serde_json::json;
 use super::access::{Right, require};
 use super::auth;
 use super::db::Read;
+use super::mutate::mutated;
 use super::row::Row;
 use super::rows::{Called, canonical, change, get_row, user};
 use super::schema::schema;
@@ -38,7 +39,15 @@ async fn read(cx: &Cx, table: &str, key: &str, query: &GetQuery) -> Result<ByteR
         .get(table, &canonical(schema().known(table)?, key))
         .ok_or_else(no_row)?;
     require(&cx.db, user(cx), Right::Read, table, Some(&row.key()))?;
-    let (body, size) = cx.content.body(table, &row.key()).await?;
+    let (body, size) = match table {
+        // Short, and written with the row: they are of one piece with it.
+        "cloudinit_files" => {
+            let text = row.text("contents").to_owned();
+            let size = text.len() as u64;
+            (boxrig_wire::WireBody::full(text), size)
+        }
+        _ => cx.content.body(table, &row.key()).await?,
+    };
     let octets = HeaderValue::from_static("application/octet-stream");
     headers.insert(CONTENT_TYPE, octets);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
@@ -100,7 +109,13 @@ pub(super) async fn put(call: Called, request: Request<FilePut>) -> Result<Writt
     })?;
     let (_, size) = cx
         .content
-        .write("files", &key, at, request.body.body, limit)
+        .write(
+            "files",
+            &key,
+            if mutated("filepos") { 0 } else { at },
+            request.body.body,
+            limit,
+        )
         .await?;
     let size = i64::try_from(size).unwrap_or(i64::MAX);
     cx.write(|tx| {

@@ -21,6 +21,8 @@ pub mod content;
 pub mod db;
 pub mod ere;
 mod files;
+mod lab;
+mod mutate;
 mod project;
 pub mod row;
 mod rows;
@@ -42,6 +44,7 @@ use http::Response;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use tokio::task::JoinSet;
 
+pub use lab::Lab;
 pub use state::Shared as VergeOsState;
 
 use state::{Cx, State};
@@ -78,6 +81,7 @@ pub fn router() -> Router<VergeOs, VergeOsState> {
 /// VergeOS as a part of the server.
 pub struct Vergeos {
     cx: Cx,
+    lab: Option<Lab>,
     router: Router<VergeOs, VergeOsState>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -89,17 +93,21 @@ impl fmt::Debug for Vergeos {
 }
 
 impl Vergeos {
-    /// Loads the rows; at the first start, makes those that every system has.
+    /// Loads the rows; at the first start, makes those that every system has, and those of a laboratory.
     ///
     /// # Errors
     ///
     /// When the state cannot be read or written.
-    pub async fn open(core: Arc<Core>) -> Result<Self, ApiError> {
+    pub async fn open(core: Arc<Core>, lab: Option<Lab>) -> Result<Self, ApiError> {
         let state = Arc::new(State::load(core, behaviour::all())?);
         let around = state.core.around.clone();
         let cx = Cx::of(state, None);
         seed::first(&cx).await?;
+        if let Some(lab) = &lab {
+            lab::stock(&cx, lab).await?;
+        }
         Ok(Self {
+            lab,
             cx,
             router: around.into_iter().fold(router(), Router::around),
             tasks: Mutex::default(),
@@ -181,6 +189,11 @@ impl Platform for Vergeos {
             self.cx.forget();
             if let Err(e) = seed::first(&self.cx).await {
                 tracing::error!(error = %e, "what a new system has could not be made");
+            }
+            if let Some(lab) = &self.lab
+                && let Err(e) = lab::stock(&self.cx, lab).await
+            {
+                tracing::error!(error = %e, "the laboratory could not be made");
             }
             self.start().await;
         })

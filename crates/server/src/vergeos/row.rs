@@ -83,9 +83,14 @@ pub fn key_text(value: &Value) -> Option<Cow<'_, str>> {
     }
 }
 
+/// What a reference to any table is known by: `vms/39`, also when `/v4/` stands before it.
+pub fn poly_text(text: &str) -> &str {
+    text.strip_prefix("/v4/").unwrap_or(text)
+}
+
 /// The table and the key of a reference to any table: `vms/39`, also with `/v4/` before it.
 pub fn split_poly(text: &str) -> Option<(&str, &str)> {
-    let text = text.strip_prefix("/v4/").unwrap_or(text);
+    let text = poly_text(text);
     let (table, key) = text.split_once('/')?;
     (!table.is_empty() && !key.is_empty()).then_some((table, key))
 }

@@ -10,6 +10,7 @@ use boxrig_wire::ApiError;
 use serde_json::Value;
 
 use super::db::Read;
+use super::mutate::mutated;
 use super::row::{Row, key_text, split_poly};
 use super::schema::{Column, Kind, Table, schema};
 use super::value::{Right, holds, sort_order};
@@ -181,6 +182,32 @@ enum Test {
     Group(Box<Selection>),
 }
 
+/// A filter with the platform's `{$now}` as the present time; what stands in quotes is left as it is.
+pub(super) fn with_now(text: &str, now: i64) -> Cow<'_, str> {
+    const NOW: &str = "{$now}";
+    if !text.contains(NOW) {
+        return Cow::Borrowed(text);
+    }
+    let (mut out, mut quoted, mut escaped) = (String::new(), false, false);
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        if !quoted && let Some(after) = rest.strip_prefix(NOW) {
+            out.push_str(&now.to_string());
+            rest = after;
+            continue;
+        }
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '\'' => quoted = !quoted,
+            _ => {}
+        }
+        out.push(c);
+        rest = rest.get(c.len_utf8()..).unwrap_or_default();
+    }
+    Cow::Owned(out)
+}
+
 impl Selection {
     /// Reads a filter.
     ///
@@ -211,6 +238,7 @@ impl Selection {
         for (join, test) in &self.rest {
             passes = match join {
                 Join::And => passes && test.passes(read, row),
+                Join::Or if mutated("filter_or") => passes,
                 Join::Or => passes || test.passes(read, row),
             };
         }
@@ -253,7 +281,7 @@ pub(super) fn sort(
     for key in &keys {
         fields.push((Field::find(table, &key.field)?, key.descending));
     }
-    if fields.is_empty() {
+    if fields.is_empty() || mutated("sort") {
         return Ok(());
     }
     let mut order: Vec<usize> = (0..rows.len()).collect();

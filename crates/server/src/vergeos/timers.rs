@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use boxrig_wire::ApiError;
 
+use super::mutate;
 use super::state::Cx;
 
 /// How long something that was due and failed waits for its next try.
@@ -54,6 +55,9 @@ pub(super) async fn run(cx: Cx) {
 }
 
 async fn fire(cx: &Cx, name: &str, payload: &serde_json::Value) -> Result<(), ApiError> {
+    if mutate::lost_timer(name) {
+        return Ok(());
+    }
     for behaviour in &cx.behaviours {
         if behaviour.timer(cx, name, payload).await? {
             return Ok(());

@@ -7,6 +7,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::db::Read;
+use super::mutate::mutated;
 use super::row::{Row, key_text, split_poly};
 use super::schema::{Column, KeyKind, Kind, Table, label, schema};
 use super::tx::Tx;
@@ -48,7 +49,7 @@ pub(super) fn accept(
             continue;
         };
         let value = typed(column, value)?;
-        if client && column.readonly {
+        if client && column.readonly && !mutated("readonly") {
             let same = old.is_some_and(|old| *old.get(&name) == value);
             if same {
                 continue;
@@ -153,6 +154,8 @@ fn typed(column: &Column, value: Value) -> Result<Value, ApiError> {
         },
         (Kind::Poly, value) => match value {
             Value::String(s) => match split_poly(&s) {
+                // Measured of members: what stands before it is kept as it was written.
+                Some(_) if s.starts_with("/v4/") => Value::from(s),
                 Some((table, key)) => Value::from(format!("{table}/{key}")),
                 None => Value::from(s),
             },
@@ -253,7 +256,7 @@ pub(super) fn check(
             (_, Value::Null) => {}
             (Kind::Enum(values), value) => {
                 let text = value.as_str().unwrap_or("");
-                if !values.iter().any(|(v, _)| *v == text) {
+                if !values.iter().any(|(v, _)| *v == text) && !mutated("enums") {
                     return Err(ApiError::invalid(format!(
                         "value '{text}' is not in list for field '{}'",
                         column.name
@@ -262,7 +265,7 @@ pub(super) fn check(
             }
             (Kind::Ref(target), value) => {
                 let found = key_text(value).is_some_and(|key| tx.get(target, &key).is_some());
-                if !found {
+                if !found && !mutated("references") {
                     return Err(no_target(column));
                 }
             }
@@ -305,7 +308,7 @@ pub(super) fn check(
                 && !exempt.is_some_and(|e| other.flag(e))
                 && other.key() != key
         });
-        if taken.is_some() {
+        if taken.is_some() && !mutated("unique") {
             return Err(exists(table, &columns.join("', '")));
         }
     }

@@ -140,6 +140,10 @@ impl<'a> Lexer<'a> {
         {
             return Ok(Literal::Float(n));
         }
+        // Keys that are hashes are written bare too.
+        if word.len() == 40 && word.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Ok(Literal::Text(word.to_owned()));
+        }
         self.at = at;
         Err(self.wrong("expected a value"))
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use boxrig_server::config::ServerConfig;
 use boxrig_server::faults::Script;
 use boxrig_server::serve::{Running, Server};
+use boxrig_server::vergeos::Lab;
 use boxrig_wire::{BaseUrl, Error, Kind, Result};
 use clap::ArgMatches;
 
@@ -95,6 +96,34 @@ fn tell(path: &Path, kind: Option<Kind>, message: &str) -> Result<()> {
         .map_err(|e| Error::new(Kind::Failed, e.to_string()))
 }
 
+/// What VergeOS is stocked with: nothing, the built-in laboratory, or that of a file.
+fn lab(m: &ArgMatches) -> Result<Option<Lab>> {
+    let vms = m.get_one::<usize>("vms").copied();
+    let mut lab = Lab::default();
+    lab.vms = vms.unwrap_or(0);
+    match text(m, "seed") {
+        "empty" if vms.is_none() => return Ok(None),
+        "empty" => {
+            return Err(Error::new(
+                Kind::Invalid,
+                "--vms needs --seed lab or a seed file",
+            ));
+        }
+        "lab" => {}
+        file => {
+            let text = std::fs::read_to_string(file).map_err(|e| {
+                let file = boxrig_wire::escape_line(file);
+                Error::new(
+                    Kind::Invalid,
+                    format!("--seed {file}: {e} (known are: empty, lab, a file)"),
+                )
+            })?;
+            lab.file = Some(text);
+        }
+    }
+    Ok(Some(lab))
+}
+
 fn config(m: &ArgMatches) -> Result<ServerConfig> {
     let path = |id: &str| m.get_one::<PathBuf>(id).cloned();
     let data = match path("data") {
@@ -108,18 +137,7 @@ fn config(m: &ArgMatches) -> Result<ServerConfig> {
             "the incus engine is not part of this version",
         ));
     }
-    match text(m, "seed") {
-        "empty" => {}
-        other => {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!(
-                    "the seed {}: this version starts empty only",
-                    boxrig_wire::escape_line(other)
-                ),
-            ));
-        }
-    }
+    let lab = lab(m)?;
     let mut config = ServerConfig::new(data).engine(
         engine
             .parse()
@@ -135,6 +153,7 @@ fn config(m: &ArgMatches) -> Result<ServerConfig> {
     config.env_file = path("env-file");
     config.incus_socket = path("incus-socket");
     config.socket = path("socket");
+    config.lab = lab;
     config.seed_ids = m.get_one::<u64>("seed-ids").copied();
     config.virtual_clock = m.get_flag("virtual-clock");
     config.idle_exit = m.get_one::<Duration>("idle-exit").copied();

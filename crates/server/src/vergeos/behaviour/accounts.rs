@@ -56,7 +56,22 @@ impl Behaviour for Accounts {
                     let owner = Row::new().with("owner", format!("{table}/{key}"));
                     let identity = tx.insert("identities", owner)?;
                     let identity = identity.parse::<i64>().map_or(Value::Null, Value::from);
+                    let of = identity.clone();
                     tx.set(table, &key, Row::new().with("identity", identity))?;
+                    if table == "users" {
+                        // Everybody may see and change the own account, and nothing else at first.
+                        tx.insert(
+                            "permissions",
+                            Row::from([
+                                ("identity", of),
+                                ("table", table.into()),
+                                ("row", row.get("$key").clone()),
+                                ("list", true.into()),
+                                ("read", true.into()),
+                                ("modify", true.into()),
+                            ]),
+                        )?;
+                    }
                 }
             }
             "user_api_keys" => {

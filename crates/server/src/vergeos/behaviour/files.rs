@@ -20,13 +20,15 @@ impl Behaviour for Files {
             row.set("filesize", 0);
             row.set("used_bytes", 0);
         }
-        let _ = tx;
+        if table == "cloudinit_files" {
+            measure(row, tx.now());
+        }
         Ok(())
     }
 
     fn before_update(
         &self,
-        _: &mut Tx<'_>,
+        tx: &mut Tx<'_>,
         table: &str,
         old: &Row,
         new: &mut Row,
@@ -34,6 +36,9 @@ impl Behaviour for Files {
         if table == "files" && old.text("name") != new.text("name") {
             let kind = type_of(new.text("name"));
             new.set("type", kind);
+        }
+        if table == "cloudinit_files" && old.text("contents") != new.text("contents") {
+            measure(new, tx.now());
         }
         Ok(())
     }
@@ -47,6 +52,19 @@ impl Behaviour for Files {
         }
         Ok(())
     }
+}
+
+/// The size of a cloud-init file, and whether it has variables.
+fn measure(row: &mut Row, now: i64) {
+    let text = row.text("contents").to_owned();
+    for column in ["filesize", "allocated_bytes", "used_bytes"] {
+        row.set(column, text.len());
+    }
+    row.set(
+        "contains_variables",
+        text.contains("${") || text.contains("{{"),
+    );
+    row.set("modified", now);
 }
 
 /// What the platform takes a file for, by the end of its name.

@@ -3,7 +3,27 @@
 //! A [`Behaviour`] is asked about every table, and answers for those that are its own.
 
 mod accounts;
+mod catalogs;
+mod certificates;
+mod cloud;
+mod dashboards;
 mod files;
+mod instances;
+mod kit;
+mod machines;
+mod nas;
+mod networks;
+mod power;
+mod queries;
+mod scripts;
+mod sites;
+mod system;
+mod systems;
+mod tasks;
+mod tenants;
+mod vms;
+mod webhooks;
+mod x25519;
 
 use std::sync::Arc;
 
@@ -19,7 +39,24 @@ pub(super) use accounts::ADMIN;
 
 /// All of them, in the order in which they are asked.
 pub(super) fn all() -> Vec<Box<dyn Behaviour>> {
-    vec![Box::new(accounts::Accounts), Box::new(files::Files)]
+    vec![
+        Box::new(accounts::Accounts),
+        Box::new(files::Files),
+        Box::new(machines::Machines),
+        Box::new(power::Power),
+        Box::new(vms::Vms),
+        Box::new(networks::Networks),
+        Box::new(tenants::Tenants),
+        Box::new(tasks::Tasks),
+        Box::new(cloud::Cloud),
+        Box::new(nas::Nas),
+        Box::new(queries::Queries),
+        Box::new(dashboards::Dashboards),
+        Box::new(webhooks::Webhooks),
+        Box::new(system::System),
+        Box::new(sites::Sites),
+        Box::new(catalogs::Catalogs),
+    ]
 }
 
 /// An action on a row or a table.
