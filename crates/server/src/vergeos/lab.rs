@@ -164,7 +164,11 @@ fn one_more(tx: &mut Tx<'_>, n: usize) -> Result<(), ApiError> {
         "machine_nic_status",
         cells(json!({"parent_nic": nic, "status": "down", "state": "offline"})),
     )?;
-    let os = if n % 3 == 0 { "windows" } else { "linux" };
+    let os = if n.is_multiple_of(3) {
+        "windows"
+    } else {
+        "linux"
+    };
     let uuid = tx.ids().uuid().to_string();
     let vm = tx.insert("vms", cells(json!({"name": name, "description": format!("Made by --vms, number {n}"), "cpu_cores": cores, "ram": ram, "os_family": os,
         "machine_type": "pc-q35-10.0", "console": "vnc", "machine": machine, "created": created, "modified": created, "creator": "admin", "uuid": uuid})))?;

@@ -60,8 +60,11 @@ async fn filters() {
         (r"description eq 'x\'y\{z}'", "alpha beta gamma"),
         ("$key eq 2", "beta"),
         ("$key eq '2'", "beta"),
-        ("machine eq null and enabled eq true", "alpha beta gamma"),
-        ("machine ne null", ""),
+        (
+            "interface_vnet eq null and enabled eq true",
+            "alpha beta gamma",
+        ),
+        ("interface_vnet ne null", ""),
         ("enabled eq 1", "alpha beta gamma"),
     ] {
         let found = api
@@ -73,7 +76,10 @@ async fn filters() {
     let rules = api
         .query(
             "vnet_rules",
-            &[("filter", "vnet#name eq 'beta'"), ("fields", "name")],
+            &[
+                ("filter", "vnet#name eq 'beta' and system_rule eq false"),
+                ("fields", "name"),
+            ],
         )
         .await;
     assert_eq!(rules.column("name"), ["beta-0", "beta-1"]);
@@ -149,12 +155,15 @@ async fn projections() {
     let fields = "$key,vnet,vnet#name,vnet#name as net,vnet#$display as shown,display(action) as act,\
                   upper(name) as loud,orderid gt 9 as first,vnet[name,mtu] as whole,nothing,nothing#name";
     let answer = api
-        .query("vnet_rules", &[("fields", fields), ("limit", "1")])
+        .query(
+            "vnet_rules",
+            &[("fields", fields), ("filter", "name eq 'alpha-0'")],
+        )
         .await;
     assert_eq!(
         answer.body,
         json!([{
-            "$key": 1, "vnet": 1, "vnet#name": "alpha", "net": "alpha", "shown": "alpha", "act": "Accept",
+            "$key": 3, "vnet": 1, "vnet#name": "alpha", "net": "alpha", "shown": "alpha", "act": "Accept",
             "loud": "ALPHA-0", "first": true, "whole": { "name": "alpha", "mtu": 1500 },
         }])
     );
@@ -187,7 +196,10 @@ async fn projections() {
     );
     // A plain one that is null is null.
     let vnets = api
-        .query("vnets", &[("fields", "machine#name as m"), ("limit", "1")])
+        .query(
+            "vnets",
+            &[("fields", "interface_vnet#name as m"), ("limit", "1")],
+        )
         .await;
     assert_eq!(vnets.body, json!([{ "m": null }]));
 }

@@ -18,7 +18,6 @@ mod queries;
 mod scripts;
 mod sites;
 mod system;
-mod systems;
 mod tasks;
 mod tenants;
 mod vms;

@@ -16,9 +16,12 @@ use crate::vergeos::tx::Tx;
 /// See the module.
 pub(super) struct Networks;
 
+/// Columns to follow, each with the table it leads to.
+type Way = &'static [(&'static str, &'static str)];
+
 /// Tables whose rows, when they change, leave something of their network to be applied: how the network is found, and
 /// which flag says so.
-const APPLIED: &[(&str, &[(&str, &str)], &str)] = &[
+const APPLIED: &[(&str, Way, &str)] = &[
     ("vnet_rules", &[("vnet", "vnets")], "need_fw_apply"),
     ("vnet_addresses", &[("vnet", "vnets")], "need_fw_apply"),
     ("vnet_cidrs", &[("vnet", "vnets")], "need_fw_apply"),
@@ -202,10 +205,10 @@ impl Behaviour for Networks {
             | "vnet_ospf_commands"
             | "vnet_eigrp_router_commands"
             | "vnet_dns_zone_records"
-            | "vnet_dns_views" => {
-                if row.get("orderid").is_null() {
-                    row.set("orderid", tx.all(table).len() + 1);
-                }
+            | "vnet_dns_views"
+                if row.get("orderid").is_null() =>
+            {
+                row.set("orderid", tx.all(table).len() + 1);
             }
             _ => {}
         }

@@ -72,10 +72,7 @@ impl Behaviour for System {
     fn before_update(&self, tx: &mut Tx<'_>, table: &str, old: &Row, new: &mut Row) -> Done {
         match table {
             "auth_sources" => inject_debug(new),
-            "certificates"
-                if !new.get("renew").is_null() && new.text("renew") != ""
-                    || table == "certificates" && new.flag("renew") =>
-            {
+            "certificates" if new.flag("renew") => {
                 new.0.remove("renew");
                 certificates::fill(new, tx.now())?;
             }

@@ -353,6 +353,11 @@ impl Behaviour for Tasks {
                 }
             }
             "task_events" => {
+                // An event is one of what its task belongs to, unless it says otherwise.
+                let task = row.reference("task").and_then(|t| tx.get("tasks", &t));
+                if let Some(task) = task {
+                    default(row, "owner", task.text("owner").to_owned());
+                }
                 let owner = row.text("owner").to_owned();
                 if let Some((table, _)) = split_poly(&owner) {
                     default(row, "table", table.to_owned());
@@ -525,7 +530,7 @@ impl Behaviour for Tasks {
                         }
                     }
                     return Ok(Written {
-                        value: Some(Value::Array(times)),
+                        value: Some(json!({"times": times})),
                         status: http::StatusCode::OK,
                     });
                 }

@@ -29,6 +29,8 @@ const OWN: &[&str] = &[
 ];
 /// The cell of a snapshot that holds what it keeps.
 const KEPT: &str = "$kept";
+/// The cell of a tenant that lists the files it was given.
+const GIVEN: &str = "$given";
 
 fn is_running(db: &dyn Read, tenant: &str) -> bool {
     kit::satellite(db, "tenant_status", "tenant", tenant).is_some_and(|s| s.flag("running"))
@@ -76,7 +78,6 @@ pub(super) fn power(tx: &mut Tx<'_>, tenant: &Row, on: bool) -> Result<String, A
         if let Err(e) = cx.write(|tx| settle(tx, &own, on, &job)).await {
             tracing::warn!(tenant = own, error = %e, "the power of a tenant could not be told");
         }
-        super::systems::follow_power(&cx, &own, on).await;
     });
     Ok(task)
 }
@@ -388,7 +389,6 @@ impl Behaviour for Tenants {
             tx.delete("vnets", &vnet.key())?;
         }
         kit::log(tx, "audit", "tenant", row.text("name"), "Tenant deleted")?;
-        super::systems::forget(tx, &row.key());
         Ok(())
     }
 
@@ -453,14 +453,18 @@ impl Behaviour for Tenants {
                         .reference("file")
                         .ok_or_else(|| kit::invalid("File is a required parameter"))?;
                     let file = kit::need(&cx.db, "files", &file)?;
-                    super::systems::give_file(cx, &row, &file).await?;
                     cx.write(|tx| {
-                        tenant_log(
-                            tx,
-                            &row,
-                            "message",
-                            &format!("File '{}' was given", file.text("name")),
-                        )
+                        // What a tenant was given is kept with it; its own catalogue is its own system's.
+                        let mut given = tx
+                            .row("tenants", &own)?
+                            .get(GIVEN)
+                            .as_array()
+                            .cloned()
+                            .unwrap_or_default();
+                        given.push(file.get("$key").clone());
+                        tx.set("tenants", &own, Row::new().with(GIVEN, given))?;
+                        let words = format!("File '{}' was given", file.text("name"));
+                        tenant_log(tx, &row, "message", &words)
                     })
                     .await?;
                     Row::new()
