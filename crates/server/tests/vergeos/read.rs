@@ -245,7 +245,7 @@ async fn views() {
     let key = api
         .make(
             "certificates",
-            json!({ "domainname": "d", "private": "PEM" }),
+            json!({ "domainname": "d", "type": "letsencrypt", "private": "PEM" }),
         )
         .await;
     assert!(!api.row("certificates", &key).await.contains_key("private"));

@@ -1,7 +1,9 @@
 //! Power of VMs, networks and nodes: a change is shown as a passing state, carried out after the answer, and told in
 //! the machine's log, the system's log and a task.
 
-use boxrig_engine::EventKind;
+use std::sync::{Arc, Weak};
+
+use boxrig_engine::{EngineEvent, EventKind};
 use boxrig_wire::{ApiError, BoxFuture};
 use serde_json::{Value, json};
 
@@ -9,9 +11,11 @@ use super::kit::{self, Done, answer, cells, conflict, key};
 use super::{Act, Behaviour, instances, machines};
 use crate::vergeos::db::Read;
 use crate::vergeos::row::Row;
-use crate::vergeos::state::Cx;
+use crate::vergeos::state::{Cx, State};
 use crate::vergeos::tx::Tx;
 use boxrig_vergeos::Written;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
 /// See the module.
 pub(super) struct Power;
@@ -454,8 +458,10 @@ impl Behaviour for Power {
 
     fn start<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let (events, running) = (cx.clone(), cx.clone());
-            tokio::spawn(async move { follow(events).await });
+            // Weak: what follows the engine must not keep a server that has ended.
+            let (state, events) = (Arc::downgrade(cx.state()), cx.core.engine.events());
+            tokio::spawn(follow(state, events));
+            let running = cx.clone();
             // One after the other and behind the first requests: a stocked laboratory is ready at once.
             tokio::spawn(async move { run_again(running).await });
             let armed = cx.write(machines::arm_samples);
@@ -586,13 +592,12 @@ async fn run_again(cx: Cx) {
 }
 
 /// Takes over what happens to instances without this API's doing.
-async fn follow(cx: Cx) {
-    let mut events = cx.core.engine.events();
+async fn follow(state: Weak<State>, mut events: broadcast::Receiver<EngineEvent>) {
     loop {
         let event = match events.recv().await {
             Ok(event) => event,
-            Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => continue,
-            Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            Err(RecvError::Lagged(_)) => continue,
+            Err(RecvError::Closed) => return,
         };
         let reason = match &event.kind {
             EventKind::Failed(why) => format!("It ended: {why}"),
@@ -602,6 +607,10 @@ async fn follow(cx: Cx) {
         let Some(machine) = instances::machine_of(&event.id).map(str::to_owned) else {
             continue;
         };
+        let Some(state) = state.upgrade() else {
+            return;
+        };
+        let cx = Cx::of(state, None);
         let told = cx.write(|tx| {
             // A change of power of our own says itself what becomes of the machine.
             let status = kit::satellite(&*tx, "machine_status", "machine", &machine);
