@@ -99,8 +99,10 @@ fn tell(path: &Path, kind: Option<Kind>, message: &str) -> Result<()> {
 /// What VergeOS is stocked with: nothing, the built-in laboratory, or that of a file.
 fn lab(m: &ArgMatches) -> Result<Option<Lab>> {
     let vms = m.get_one::<usize>("vms").copied();
-    let mut lab = Lab::default();
-    lab.vms = vms.unwrap_or(0);
+    let mut lab = Lab {
+        vms: vms.unwrap_or(0),
+        ..Lab::default()
+    };
     match text(m, "seed") {
         "empty" if vms.is_none() => return Ok(None),
         "empty" => {
