@@ -53,9 +53,9 @@ fn main() -> ExitCode {
         ["bench", options @ ..] => bench::run(options),
         ["peers", "fastvm", options @ ..] => peers::fastvm::run(options),
         ["peers", "convox", options @ ..] => peers::convox::run(options),
+        ["peers", "vergeos", "--suite", "equivalence", rest @ ..] => peers::equivalence::run(rest),
         ["peers", "vergeos", options @ ..] => peers::vergeos::run(options),
         ["peers", "incus", options @ ..] => peers::incus::run(options),
-        ["peers", "vergeos", "--suite", "equivalence", rest @ ..] => peers::equivalence::run(rest),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);
