@@ -304,7 +304,7 @@ def a_clone_has_the_drives():
 def restore_gives_old_values_back():
     with vm(description="before", ram=2048) as made:
         drive = made.drives.create(size_gb=3, name="kept")
-        made.snapshots.create(name="s", retention=3600)
+        made.snapshots.create(name="s", retention=0)
         snapshot = eventually("the snapshot", lambda: made.snapshots.list())[0]
         client.vms.update(made.key, description="after", ram=4096)
         made.drives.delete(drive.key)
@@ -317,7 +317,7 @@ def restore_gives_old_values_back():
 @scenario("act:vm_actions.clone")
 def restore_can_make_a_new_vm():
     with vm(description="kept") as made:
-        made.snapshots.create(name="s", retention=3600)
+        made.snapshots.create(name="s", retention=0)
         snapshot = made.snapshots.list()[0]
         answer = made.snapshots.restore(snapshot.key, name=unique("restored"))
         assert answer and answer["response"]["vmkey"], answer
@@ -346,7 +346,7 @@ def a_snapshot_without_an_end_is_kept_three_days():
 @scenario("hook:machine_snapshots.after_delete")
 def a_deleted_snapshot_leaves_nothing():
     with vm() as made:
-        made.snapshots.create(name="s", retention=3600)
+        made.snapshots.create(name="s", retention=0)
         kept = len(client.vms.list(include_snapshots=True, name=f"{made.name}_s"))
         made.snapshots.delete(made.snapshots.list()[0].key)
         assert kept == 1 and not client.vms.list(include_snapshots=True, name=f"{made.name}_s")
@@ -559,7 +559,7 @@ def what_happens_to_a_tenant_is_told():
 
 @scenario("cloud_snapshot_built")
 def a_cloud_snapshot_is_built():
-    made = client.cloud_snapshots.create(name=unique("cloud"), retention_seconds=3600, wait=False)
+    made = client.cloud_snapshots.create(name=unique("cloud"), retention_seconds=10**9, wait=False)
     row = eventually("it is normal", lambda: [s for s in [client.cloud_snapshots.get(made.key)] if s.get("status") == "normal"])[0]
     names = {part.name for part in client.cloud_snapshots.vms(row.key).list()}
     assert {"web1", "db1"} <= names, names
@@ -569,7 +569,7 @@ def a_cloud_snapshot_is_built():
 @scenario("act:cloud_snapshot_vm_actions.recover")
 def a_vm_comes_back_from_a_cloud_snapshot():
     with vm(description="to be kept") as made:
-        snapshot = client.cloud_snapshots.create(name=unique("cloud"), retention_seconds=3600, wait=False)
+        snapshot = client.cloud_snapshots.create(name=unique("cloud"), retention_seconds=10**9, wait=False)
         eventually("it is normal", lambda: client.cloud_snapshots.get(snapshot.key).get("status") == "normal")
         name = unique("recovered")
         client.cloud_snapshots.restore_vm(snapshot_key=snapshot.key, vm_name=made.name, new_name=name)
@@ -581,7 +581,7 @@ def a_vm_comes_back_from_a_cloud_snapshot():
 
 @scenario("immutable")
 def an_immutable_snapshot_stays():
-    made = client.cloud_snapshots.create(name=unique("locked"), retention_seconds=3600, immutable=True, wait=False)
+    made = client.cloud_snapshots.create(name=unique("locked"), retention_seconds=10**9, immutable=True, wait=False)
     eventually("it is normal", lambda: client.cloud_snapshots.get(made.key).get("status") == "normal")
     with refused(ConflictError, 409, "immutable"):
         client.cloud_snapshots.delete(made.key)
@@ -909,7 +909,7 @@ def a_file_comes_back_as_it_went():
         path = os.path.join(folder, unique("upload") + ".iso")
         with open(path, "wb") as file:
             file.write(content)
-        made = client.files.get(client.files.upload(path).key)
+        made = client.files.get(client.files.upload(path).key, fields="$key,name,type,filesize")
         try:
             assert made.file_type == "iso" and made.size_bytes == len(content), made
             assert client.files.get_content(made.key, filename=made.name, as_bytes=True) == content

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Weak};
 
-use boxrig_engine::{EngineEvent, EventKind};
+use boxrig_engine::{EngineEvent, EventKind, InstanceState};
 use boxrig_wire::{ApiError, BoxFuture};
 use serde_json::{Value, json};
 
@@ -611,6 +611,11 @@ async fn follow(state: Weak<State>, mut events: broadcast::Receiver<EngineEvent>
             return;
         };
         let cx = Cx::of(state, None);
+        // A reset stops and starts: an event that is read late says nothing about now.
+        let now = cx.core.engine.get(&event.id).await;
+        if now.is_ok_and(|info| info.state == InstanceState::Running) {
+            continue;
+        }
         let told = cx.write(|tx| {
             // A change of power of our own says itself what becomes of the machine.
             let status = kit::satellite(&*tx, "machine_status", "machine", &machine);
