@@ -206,7 +206,7 @@ fn failures_have_their_codes_and_are_json_when_asked() {
             "timeout",
         ),
         (&["fastvm", "get-vm", "none"], 3, "not_found"),
-        (&["fastvm", "list-services", "none"], 7, "unsupported"),
+        (&["fastvm", "list-ssh-keys"], 7, "unsupported"),
         (
             &["fastvm", "launch-vm", "-d", "machineType=5"],
             2,
@@ -570,10 +570,10 @@ fn serve_in_the_foreground_says_ready_by_its_env_file() {
     assert_eq!(code, 2, "{words}");
     assert_eq!(
         home.fails(&[
-            "serve", "--data", "data", "--engine", "memory", "--seed", "lab"
+            "serve", "--data", "data", "--engine", "memory", "--seed", "no-such-file.json"
         ])
         .0,
-        7
+        2
     );
     assert_eq!(
         home.fails(&[

@@ -374,8 +374,10 @@ impl<'de, R: RowType> Visitor<'de> for Name<'_, R> {
 }
 
 /// An array of rows, or the one object that singletons answer.
+#[cfg(feature = "client")]
 pub(crate) struct RowList<R>(pub(crate) Vec<R>);
 
+#[cfg(feature = "client")]
 impl<'de, R: RowType> Deserialize<'de> for RowList<R> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         struct V<R>(Rows<R>);
