@@ -570,7 +570,13 @@ fn serve_in_the_foreground_says_ready_by_its_env_file() {
     assert_eq!(code, 2, "{words}");
     assert_eq!(
         home.fails(&[
-            "serve", "--data", "data", "--engine", "memory", "--seed", "no-such-file.json"
+            "serve",
+            "--data",
+            "data",
+            "--engine",
+            "memory",
+            "--seed",
+            "no-such-file.json"
         ])
         .0,
         2

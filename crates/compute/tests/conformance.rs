@@ -72,7 +72,14 @@ impl Compute for Fake {
         use Capability as C;
         Capabilities::new(
             "fake",
-            &[C::List, C::Launch, C::ExactlyOnce, C::Delete, C::Exec],
+            &[
+                C::List,
+                C::Launch,
+                C::ExactlyOnce,
+                C::Delete,
+                C::Exec,
+                C::ExecStderr,
+            ],
         )
     }
     fn native(&self) -> &dyn Any {
