@@ -9,7 +9,7 @@
 //! let vm = client.vms().create("web").ram(2048).cpu_cores(2).await?;
 //! client.vms().of(&vm).power_on().await?;
 //! for drive in client.vms().of(&vm).drives().list().await? {
-//!     println!("{:?} {:?}", drive.name(), drive.disksize());
+//!     println!("{:?} {:?}", drive.name(), drive.status());
 //! }
 //! let linux = client.table::<Vm>().list(Filter::eq("os_family", "linux")).await?;
 //! # let _ = linux; Ok(()) }

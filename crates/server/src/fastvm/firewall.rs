@@ -181,6 +181,10 @@ pub(super) fn network(firewall: Option<&Firewall>) -> Result<NetworkPolicy, ApiE
         }
         Some(Firewall::Layered(policy)) => policy,
     };
+    // A member that nobody here knows would be a rule that is accepted and not enforced.
+    if let Some(unknown) = policy.extra.keys().next() {
+        return Err(bad("firewall", format_args!("unknown member {unknown:?}")));
+    }
     if let Some(ingress) = &policy.ingress {
         check_ingress(ingress)?;
     }

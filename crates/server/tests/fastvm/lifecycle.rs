@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use boxrig_fastvm::{
-    CreateVmRequest, EnvVars, Firewall, MachineType, Ttl, UpdateVmRequest, VmStatus, ops,
-};
+use boxrig_fastvm::{CreateVmRequest, EnvVars, MachineType, Ttl, UpdateVmRequest, VmStatus, ops};
 use boxrig_wire::{Json, Kind, NoParams, Patch, Request};
 use http::StatusCode;
 
@@ -323,13 +321,19 @@ async fn a_wish_with_a_key_is_fulfilled_once() {
 #[tokio::test]
 async fn what_is_not_enforced_is_refused_by_name() {
     let api = Api::memory().await;
-    let with_policy = CreateVmRequest {
-        firewall: Some(Firewall::default()),
-        ..machine()
-    };
-    let e = api.launch_with(with_policy).await.unwrap_err();
-    assert_eq!(e.status(), Some(StatusCode::NOT_IMPLEMENTED));
-    assert!(e.server_message().unwrap().raw().contains("firewall"));
+    // A rule that would be accepted and not enforced.
+    let (status, body) = api
+        .plain(
+            "POST",
+            "/v1/vms",
+            r#"{"machineType":"c1m1","firewall":{"quarantine":true}}"#,
+        )
+        .await;
+    assert_eq!(status, 400, "{body}");
+    assert!(
+        body.contains("firewall") && body.contains("quarantine"),
+        "{body}"
+    );
     assert!(api.list(Default::default()).await.is_empty());
     let (status, body) = api
         .plain(
