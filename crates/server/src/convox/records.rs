@@ -196,6 +196,9 @@ impl Process {
             Phase::Pending => "pending",
             Phase::Running if self.unhealthy => "unhealthy",
             Phase::Running if self.purpose == Purpose::Service && !self.ready => "starting",
+            // What has ended stays so until its record is gone.
+            Phase::Stopping if self.exit.is_some_and(|code| code != 0) => "failed",
+            Phase::Stopping if self.exit.is_some() => "complete",
             Phase::Running | Phase::Stopping => "running",
             Phase::Crashed => "crashed",
             Phase::Complete => "complete",
