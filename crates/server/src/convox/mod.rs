@@ -4,7 +4,7 @@
 //! (`not_implemented.txt`). A process is an instance of the engine with the same id; everything else is documents of
 //! the state store and files under `convox/`.
 //!
-//! What racks do on the wire that no description says is here: [`Rack::answer`].
+//! What racks do on the wire that no description says is here: `Rack::answer`.
 
 mod apps;
 mod builds;
