@@ -101,13 +101,13 @@ struct Programs {
 
 impl Programs {
     /// Builds them in the release profile; `BOXRIG_BIN` names a program to measure instead.
+    ///
+    /// One call for both packages: built apart, their dependencies get other features, and everything is compiled twice.
     fn build() -> Result<Self> {
-        let cargo = |arguments: &[&str]| {
-            let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["build", "--quiet", "--release"]);
-            shell::run(cargo.args(arguments).current_dir(root()))
-        };
-        cargo(&["--package=boxrig-benches", "--bins"])?;
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--release"]);
+        cargo.args(["--package=boxrig", "--package=boxrig-benches"]);
+        shell::run(cargo.current_dir(root()))?;
         let own = std::env::current_exe()?;
         let target = own
             .ancestors()
@@ -116,10 +116,7 @@ impl Programs {
         let benches = target.join("release");
         let boxrig = match std::env::var_os("BOXRIG_BIN") {
             Some(given) => Path::new(&given).canonicalize()?,
-            None => {
-                cargo(&["--package=boxrig", "--bin=boxrig"])?;
-                benches.join("boxrig")
-            }
+            None => benches.join("boxrig"),
         };
         Ok(Self { boxrig, benches })
     }

@@ -128,7 +128,10 @@ impl Cgroups {
             let served = v2.as_ref().is_some_and(|base| match controller {
                 Controller::Memory => base.memory,
                 Controller::Pids => base.pids,
-                Controller::Cpu | Controller::CpuAccounting => base.cpu,
+                Controller::Cpu => base.cpu,
+                // Counted in every group of version 2, also without its controller. Each further group
+                // costs the kernel some 10 KiB.
+                Controller::CpuAccounting => base.dir.join("cpu.stat").exists(),
                 Controller::Freezer => base.dir.join("cgroup.freeze").exists(),
             });
             let dir = place.own.join(&name);
