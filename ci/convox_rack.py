@@ -14,10 +14,24 @@ import urllib.parse
 EXIT_MARK = "F1E49A85-0AD7-4AEF-A618-C249C6E6568D:"
 
 SERVER = '''
-import http.server, os, signal, threading
+import base64, hashlib, http.server, os, signal, threading
 class H(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    def shout(self):
+        key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
+        self.end_headers()
+        self.close_connection = True
+        while len(head := self.rfile.read(2)) == 2:
+            mask = self.rfile.read(4)
+            text = bytes(b ^ mask[i % 4] for i, b in enumerate(self.rfile.read(head[1] & 127)))
+            self.wfile.write(bytes([0x81, len(text)]) + text.upper())
     def do_GET(self):
+        if self.path == "/shout":
+            return self.shout()
         text = "%s %s %s\\n" % (os.environ["RELEASE"], os.environ.get("GREETING", "-"), os.uname().nodename)
         self.send_response(200)
         self.send_header("Content-Length", str(len(text)))
@@ -121,7 +135,7 @@ class Talk:
     def __init__(self, host, port, path, headers):
         self.io = socket.create_connection((host, port), timeout=60)
         key = base64.b64encode(os.urandom(16)).decode()
-        lines = [f"GET {path} HTTP/1.1", f"Host: {host}:{port}", "Upgrade: websocket", "Connection: Upgrade"]
+        lines = [f"GET {path} HTTP/1.1", f"Host: {headers.pop('Host', f'{host}:{port}')}", "Upgrade: websocket", "Connection: Upgrade"]
         lines += [f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13"]
         lines += [f"{name}: {value}" for name, value in headers.items() if value != ""]
         self.io.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())

@@ -21,8 +21,8 @@ import threading
 import time
 import traceback
 
-from convox import ConvoxClient
-from convox.exceptions import ConvoxAPIError, ConvoxConflictError, ConvoxNotFoundError
+from convox import ConvoxClient, RetryConfig
+from convox.exceptions import ConvoxAPIError, ConvoxAuthError, ConvoxConflictError, ConvoxNotFoundError
 
 from convox_rack import DOCKERFILE, SERVER, Rack, source
 
@@ -114,6 +114,13 @@ def a_web_app():
     client.services.update("shop", "web", count=3)
     wait("three", lambda: len(running("shop", "web")) == 3)
     wait("all three answer", lambda: len({fetch("web.shop.localhost")[1][2] for _ in range(9)}) == 3)
+
+    # A websocket through the router.
+    talk = rack.socket("/shout", {"Host": "web.shop.localhost", "Authorization": ""})
+    for word in (b"hello", b"again"):
+        talk.send(word)
+        assert talk.frame() == (1, word.upper())
+    talk.io.close()
 
     # 1,000 requests while it is updated, over connections that stay and such that do not.
     stop, failed, done, seen = threading.Event(), [], [0], set()
@@ -225,6 +232,84 @@ def runs_and_files():
     wait("another process", lambda: [p.id for p in running("tool", "main")] not in ([], [pid]))
     wait("a measurement of it", lambda: [m for m in client.apps.metrics("tool") if m.name == "processes" and any(v.max >= 1 for v in m.values)])
     client.apps.delete("tool")
+
+
+def faults(*rules):
+    """Puts a fault script in force, over the server's own socket."""
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(os.environ["INCUS_SOCKET"])
+    connection.request("PUT", "/boxrig/v1/faults", json.dumps({"fault": list(rules)}), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    assert answer.status == 200, answer.read()
+    connection.close()
+
+
+def status_of(call):
+    """The status of the SDK's error, or 200."""
+    try:
+        call()
+    except ConvoxAPIError as e:
+        return e.status_code
+    return 200
+
+
+@check
+def retries():
+    """The SDK asks again on 429 and 503, as often as it is told, after what Retry-After says; never on 500 unless told so."""
+    def with_retries(n, **more):
+        return ConvoxClient(host=HOST, api_key=PASSWORD, retry=RetryConfig(max_retries=n, backoff_base=0.05, **more))
+
+    client.apps.create("again")
+    get = "convox.AppGet"
+    try:
+        for rule, retries, status in [
+            ({"status": 503, "times": 2}, 2, 200),
+            ({"status": 503, "times": 2}, 1, 503),
+            ({"status": 429, "retry_after": 0, "times": 3}, 3, 200),
+            ({"status": 429, "retry_after": 0, "times": 3}, 2, 429),
+            ({"status": 502, "times": 1}, 1, 200),
+            ({"status": 504, "times": 1}, 1, 200),
+            ({"status": 500, "times": 1}, 3, 500),
+        ]:
+            faults({"action": "status", "operation": get, **rule})
+            with with_retries(retries) as c:
+                assert status_of(lambda: c.apps.get("again")) == status, (rule, retries)
+        faults({"action": "status", "operation": get, "status": 500, "times": 1})
+        with with_retries(1, retry_on_500=True) as c:
+            assert status_of(lambda: c.apps.get("again")) == 200
+        # The SDK repeats what changes something too.
+        faults({"action": "status", "operation": "convox.AppCreate", "status": 503, "times": 1})
+        with with_retries(1) as c:
+            assert status_of(lambda: c.apps.create("again")) == 409
+    finally:
+        faults()
+    client.apps.delete("again")
+
+
+@check
+def session_refresh():
+    """A console's session that is over: challenged, begun anew by the SDK, and the request repeated."""
+    with ConvoxClient(host=HOST, api_key=PASSWORD, rack="local/boxrig", session="1.over") as c:
+        assert c.apps.list() is not None
+        session = c._http._client.headers["Session"]
+        assert session != "1.over", session
+        # It holds: the same id is sent and taken.
+        c.system.get()
+        assert c._http._client.headers["Session"] == session
+        # What makes tokens void makes sessions void too: begun anew once more.
+        c.system.jwt_rotate()
+        c.apps.list()
+        assert c._http._client.headers["Session"] != session
+    status, headers, text = rack.ask("GET", "/apps", headers={"Session": ""})
+    assert (status, headers["WWW-Authenticate"], text) == (401, 'Session path="/session" token="false"', b"session expired\n")
+    wrong = ConvoxClient(host=HOST, api_key="wrong", rack="local/boxrig", session="1.over")
+    try:
+        wrong.apps.list()
+        raise AssertionError("a wrong key was let in")
+    except ConvoxAuthError:
+        pass
+    wrong.close()
 
 
 @check

@@ -93,7 +93,7 @@ endpoint! {
     /// App budget shutdown state get.
     pub AppBudgetShutdownStateGet = "AppBudgetShutdownStateGet": Convox, GET "/apps/{app}/budget/shutdown-state" {
         path: (String,),
-        reply: Reply<models::AppBudgetShutdownState>,
+        reply: Reply<Option<models::AppBudgetShutdownState>>,
     }
 }
 

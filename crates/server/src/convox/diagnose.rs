@@ -12,8 +12,10 @@ use super::time::stamp;
 const LINES: i64 = 200;
 /// A process younger than this many seconds is new.
 const AGE_S: i64 = 300;
+/// Warnings older than this are not shown, in milliseconds.
+const EVENTS_MS: u64 = 30 * 60 * 1000;
 
-fn class(cx: &Cx, p: &Process, age: i64, limit: i64) -> &'static str {
+fn class(p: &Process, age: i64, limit: i64) -> &'static str {
     match p.phase {
         Phase::Crashed | Phase::Failed => "unhealthy",
         Phase::Running if p.unhealthy => "unhealthy",
@@ -24,7 +26,6 @@ fn class(cx: &Cx, p: &Process, age: i64, limit: i64) -> &'static str {
                 "healthy"
             }
         }
-        _ if cx.checks.last(&p.id).is_some() => "not-ready",
         _ => "not-ready",
     }
 }
@@ -95,7 +96,8 @@ pub(super) async fn diagnose(
     if q.events != Some(false) {
         let of_it = |e: &&std::sync::Arc<Event>| {
             let data = |k: &str| e.data.get(k).is_some_and(|v| *v == name);
-            data("app") || data("name")
+            let recent = e.at_ms + EVENTS_MS >= now;
+            e.status == "error" && recent && (data("app") || data("name"))
         };
         let recent = cx.events.list();
         let recent: Vec<_> = recent.iter().filter(of_it).collect();
@@ -149,7 +151,7 @@ pub(super) async fn diagnose(
     let mut summary = models::DiagnosticSummary::default();
     for p in all.iter().filter(|p| picked(&p.service)) {
         let age = i64::try_from(now.saturating_sub(p.created_ms) / 1000).unwrap_or(i64::MAX);
-        let class = class(&cx, p, age, limit);
+        let class = class(p, age, limit);
         summary.total += 1;
         match class {
             "unhealthy" => summary.unhealthy += 1,

@@ -20,6 +20,12 @@ const EXTRA: [&str; 4] = [
     "--no-overwrite-dir",
     "--keep-old-files",
 ];
+/// Whether a caller may add an option of `tar`: none that runs a program or reads another file.
+fn may_be_added(option: &str) -> bool {
+    let levels = option.strip_prefix("--strip-components=");
+    EXTRA.contains(&option)
+        || levels.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+}
 /// What is kept of a command's complaints.
 const WORDS: u64 = 4096;
 
@@ -95,7 +101,7 @@ pub(super) async fn upload(cx: Cx, rq: Request<ops::files::FilesUpload>) -> Resu
         if option.is_empty() {
             continue;
         }
-        if !EXTRA.contains(&option) {
+        if !may_be_added(option) {
             return Err(params::failed(format!("unsupported tar flag: {option}")));
         }
         argv.push(option.to_owned());

@@ -7,9 +7,11 @@
 //! What racks do on the wire that no description says is here: `Rack::answer`.
 
 mod apps;
+mod budget;
 mod builds;
 mod certificates;
 mod classic;
+mod console;
 mod diagnose;
 mod exec;
 mod files;
@@ -23,9 +25,11 @@ mod objects;
 mod output;
 mod params;
 mod processes;
+mod promotion;
 mod records;
 mod releases;
 mod resources;
+mod room;
 mod routes;
 mod services;
 mod settings;
@@ -38,6 +42,7 @@ mod time;
 mod timers;
 mod transfer;
 mod usage;
+mod watch;
 mod who;
 mod worker;
 
@@ -45,7 +50,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use boxrig_convox::{Convox, ops};
-use boxrig_wire::{ApiError, BoxFuture, Meta, ReplyShape, WireBody};
+use boxrig_wire::{ApiError, BoxFuture, Meta, ReplyCodec, ReplyShape, WireBody};
 use http::header::{
     ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE,
 };
@@ -126,7 +131,7 @@ pub fn router() -> Router<Convox, Scope> {
         .mount(ops::services::ServiceMetrics, metrics::service)
         .mount(ops::metrics::MetricsByService, metrics::by_service)
         .mount(ops::proxy::Proxy, exec::proxy)
-        .mount(ops::console::RackHost, system::rack_host)
+        .mount(ops::console::RackHost, console::host)
         .mount(ops::v2_classic::AppParametersGet, classic::parameters)
         .mount(ops::v2_classic::AppParametersSet, classic::set_parameters)
         .mount(ops::v2_classic::EnvironmentSet, classic::set_environment)
@@ -219,9 +224,25 @@ pub fn router() -> Router<Convox, Scope> {
         .mount(ops::system::SystemJwtToken, system::token)
         .mount(ops::system::SystemJwtSignKeyRotate, system::rotate)
         .mount(ops::system::CapacityGet, system::capacity)
-        .mount(ops::console::RackList, system::racks)
-        .mount(ops::console::RackGet, system::rack)
-        .mount(ops::console::MachineList, system::machines);
+        .mount(ops::console::RackList, console::racks)
+        .mount(ops::console::RackGet, console::rack)
+        .mount(ops::console::MachineList, console::machines)
+        .mount(ops::console::RackSync, console::sync)
+        .mount(ops::console::Runtimes, console::runtimes)
+        .mount(
+            ops::console::OrganizationRuntimes,
+            console::organization_runtimes,
+        )
+        .mount(ops::console::RuntimeAttach, console::attach_runtime)
+        .mount(ops::console::WorkflowList, console::workflows)
+        .mount(ops::console::WorkflowCustomRun, console::run_workflow)
+        .mount(ops::budget::AppBudgetGet, budget::get)
+        .mount(ops::budget::AppBudgetClear, budget::clear)
+        .mount(
+            ops::budget::AppBudgetShutdownStateGet,
+            budget::shutdown_state,
+        )
+        .mount(ops::budget::AppBudgetSimulate, budget::simulate);
     let refused = NOT_IMPLEMENTED
         .lines()
         .filter_map(|line| line.split('#').next())
@@ -267,14 +288,14 @@ impl Rack {
     /// Brings records and engine together.
     async fn recover(&self) -> Result<(), ApiError> {
         builds::recover(&self.state).await?;
-        worker::recover(&self.state).await?;
+        watch::recover(&self.state).await?;
         resources::recover(&self.state).await
     }
 
     /// Starts everything that goes on by itself.
     async fn begin(&self) {
         let state = &self.state;
-        state.background(worker::engine_events(state.clone()));
+        state.background(watch::engine_events(state.clone()));
         state.background(timers::run(state.clone()));
         state.background(metrics::run(state.clone()));
         for process in state.processes.list() {
@@ -305,7 +326,9 @@ impl Rack {
         info.uri = parts.uri.clone();
         let path = parts.uri.path();
         let any = ANY.iter().find(|(prefix, _)| path.starts_with(prefix));
+        let begins = path == who::SESSION_PATH && parts.method == Method::POST;
         let meta = match (any, self.find(&parts.method, path, &parts.headers)) {
+            _ if begins => None,
             (Some(_), _) => None,
             (None, Ok(meta)) => Some(meta),
             (None, Err(status)) => return empty(status),
@@ -316,11 +339,15 @@ impl Rack {
             false => challenged(&e, error::<Convox>(&e)),
         };
         let since = self.state.core.now().duration_since(std::time::UNIX_EPOCH);
-        let admitted = self.state.tokens.admit(
-            &self.state.core.credentials,
-            &info,
-            since.unwrap_or_default(),
-        );
+        let since = since.unwrap_or_default();
+        let (tokens, now) = (&self.state.tokens, since.as_secs());
+        let admitted = tokens
+            .admit(&self.state.core.credentials, &info, since)
+            // On a socket nobody could answer the challenge: consoles ask for something else first.
+            .and_then(|who| match socket || begins {
+                true => Ok(who),
+                false => tokens.check_session(&info, now).map(|()| who),
+            });
         let letter = if parts.method == Method::GET {
             'r'
         } else {
@@ -330,6 +357,10 @@ impl Rack {
             Ok(who) => who,
             Err(e) => return self.dress(&info, refuse(e)),
         };
+        if begins {
+            let session = serde_json::json!({ "id": tokens.session(now) });
+            return self.dress(&info, encoded(boxrig_convox::Reply(session)));
+        }
         let Some(meta) = meta else {
             let name = any.map_or("", |(_, name)| name);
             let e = ApiError::not_implemented(name);
@@ -490,9 +521,15 @@ impl Rack {
     }
 }
 
+/// An answer that no handler gives.
+fn encoded(reply: impl ReplyCodec) -> Response<WireBody> {
+    let failed = |words: String| error::<Convox>(&params::failed(words));
+    reply.encode().unwrap_or_else(failed)
+}
+
 fn challenged(e: &ApiError, mut response: Response<WireBody>) -> Response<WireBody> {
-    if who::wants_challenge(e) {
-        let challenge = HeaderValue::from_static("Basic realm=\"convox\"");
+    if let Some(challenge) = who::challenge(e) {
+        let challenge = HeaderValue::from_static(challenge);
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     }
     response

@@ -1,11 +1,13 @@
 //! Services: seen, scaled and restarted.
 
+use std::sync::Arc;
+
 use boxrig_convox::{Done, Reply, models, ops};
 use boxrig_wire::{ApiError, Request};
 
 use super::Cx;
 use super::manifest::{self, Manifest, Service};
-use super::records::{App, Phase, Scale};
+use super::records::{App, Phase, Process, Purpose, Scale};
 use super::state::{State, key};
 
 /// What is shown of a service that says nothing: thousandths of a processor, and MiB.
@@ -112,7 +114,9 @@ pub(super) async fn scale(
     })
     .await?;
     if cpu.is_some() || memory.is_some() {
-        for process in cx.processes_of(app).iter().filter(|p| p.service == name) {
+        let all = cx.processes_of(app);
+        let is = |p: &&Arc<Process>| p.service == name && p.purpose == Purpose::Service;
+        for process in all.iter().filter(is) {
             let now = cx
                 .change_process(&process.id, |p| {
                     p.cpu = cpu.unwrap_or(p.cpu);

@@ -39,12 +39,18 @@ pub(super) async fn get(
     m.domain = format!("router.{}", domain(&cx));
     m.name = RACK.into();
     m.provider = "local".into();
-    m.rack_domain = cx.core.origin().to_owned();
+    m.rack_domain = authority(&cx).to_owned();
     m.region = "local".into();
     m.status = "running".into();
     m.r#type = cx.core.engine.name().into();
     m.version = VERSION.into();
     Ok(Reply(m))
+}
+
+/// The rack's host and port, as tools put them behind a scheme of their own.
+pub(super) fn authority(state: &State) -> &str {
+    let origin = state.core.origin();
+    origin.split_once("://").map_or(origin, |(_, rest)| rest)
 }
 
 /// What the machine has: processors and bytes of memory.
@@ -172,57 +178,4 @@ pub(super) async fn event(cx: Cx, rq: Request<ops::events::EventSend>) -> Result
     })
     .await;
     Ok(Done)
-}
-
-/// The one rack, as a console lists it.
-pub(super) async fn racks(
-    _: Cx,
-    _: Request<ops::console::RackList>,
-) -> Result<Reply<Vec<models::ConsoleRack>>, ApiError> {
-    Ok(Reply(vec![console_rack()]))
-}
-
-fn console_rack() -> models::ConsoleRack {
-    let mut m = models::ConsoleRack::default();
-    m.name = RACK.into();
-    m.organization = serde_json::json!({ "name": "local" });
-    m.provider = "local".into();
-    m.status = "running".into();
-    m.version = VERSION.into();
-    m
-}
-
-pub(super) async fn rack(
-    _: Cx,
-    rq: Request<ops::console::RackGet>,
-) -> Result<Reply<models::ConsoleRack>, ApiError> {
-    let (organization, name) = rq.path;
-    if (organization.as_str(), name.as_str()) != ("local", RACK) {
-        return Err(ApiError::not_found(format!(
-            "rack not found: {organization}/{name}"
-        )));
-    }
-    Ok(Reply(console_rack()))
-}
-
-pub(super) async fn machines(
-    _: Cx,
-    _: Request<ops::console::MachineList>,
-) -> Result<Reply<Vec<models::Machine>>, ApiError> {
-    Ok(Reply(Vec::new()))
-}
-
-pub(super) async fn rack_host(
-    cx: Cx,
-    rq: Request<ops::console::RackHost>,
-) -> Result<Reply<models::RackData>, ApiError> {
-    let (organization, name) = rq.path;
-    if (organization.as_str(), name.as_str()) != ("local", RACK) {
-        return Err(ApiError::not_found(format!(
-            "rack not found: {organization}/{name}"
-        )));
-    }
-    let mut m = models::RackData::default();
-    m.host = cx.core.origin().to_owned();
-    Ok(Reply(m))
 }

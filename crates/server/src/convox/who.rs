@@ -153,11 +153,39 @@ impl Tokens {
         })
     }
 
+    /// A console's session: an id that says its end, and is void with the key.
+    pub(super) fn session(&self, now_s: u64) -> String {
+        let until = now_s + SESSION_S;
+        format!("{until}.{}", self.sign(&format!("session {until}")))
+    }
+
+    /// Only consoles are sent `Session`; an empty one asks for the challenge.
+    ///
+    /// # Errors
+    ///
+    /// 401 with a challenge ([`challenge`]) when it is none of ours, or over.
+    pub(super) fn check_session(&self, info: &RequestInfo, now_s: u64) -> Result<(), ApiError> {
+        let Some(id) = info.header("session") else {
+            return Ok(());
+        };
+        let holds = id.trim().split_once('.').is_some_and(|(until, signature)| {
+            until.parse::<u64>().is_ok_and(|until| until > now_s)
+                && same(
+                    self.sign(&format!("session {until}")).as_bytes(),
+                    signature.as_bytes(),
+                )
+        });
+        if holds {
+            return Ok(());
+        }
+        Err(ApiError::new(Kind::Unauthenticated, NO_SESSION))
+    }
+
     /// Lets a request in.
     ///
     /// # Errors
     ///
-    /// The 401s of a rack; the one for a wrong password carries a challenge ([`wants_challenge`]).
+    /// The 401s of a rack; the one for a wrong password carries a challenge ([`challenge`]).
     pub(super) fn admit(
         &self,
         credentials: &Credentials,
@@ -191,9 +219,20 @@ impl Tokens {
 
 const INVALID: &str = "invalid authentication";
 
-/// Whether an error is the one for a wrong password, which comes with `WWW-Authenticate`.
-pub(super) fn wants_challenge(e: &ApiError) -> bool {
-    e.http_status() == StatusCode::UNAUTHORIZED && e.message == INVALID
+const NO_SESSION: &str = "session expired";
+/// Where a session is begun.
+pub(super) const SESSION_PATH: &str = "/session";
+/// How long it lasts, in seconds.
+const SESSION_S: u64 = 12 * 3600;
+
+/// What `WWW-Authenticate` says with an error, if it comes with one.
+pub(super) fn challenge(e: &ApiError) -> Option<&'static str> {
+    match &*e.message {
+        _ if e.http_status() != StatusCode::UNAUTHORIZED => None,
+        INVALID => Some("Basic realm=\"convox\""),
+        NO_SESSION => Some("Session path=\"/session\" token=\"false\""),
+        _ => None,
+    }
 }
 
 fn basic(info: &RequestInfo) -> Option<(String, String)> {

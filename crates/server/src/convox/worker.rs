@@ -1,34 +1,19 @@
 //! One worker for each app: brings what runs to what is on record, whenever something has changed.
-//!
-//! A promotion is a walk over records, so that it goes on where it was when the server ended:
-//!
-//! 1. `Starting`: processes of the new release are started beside the old ones, as many as the deployment's maximum lets;
-//!    the old release serves. Where both do not fit, old ones end first, down to the minimum.
-//! 2. When enough of every service are healthy, one commit makes the new release the active one. Requests go to processes
-//!    of the active release only, so there is no moment with none and no mixture.
-//! 3. `Switched`: the old processes end when their last request has.
-//!
-//! A new process that cannot be started or keeps ending, and a deadline that passes, take the promotion back: the new
-//! processes end, and what was ended of the old ones is started again.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use boxrig_engine::EventKind;
 use boxrig_wire::ApiError;
-use tokio::sync::broadcast::error::RecvError;
 
-use super::manifest::{self, Manifest, Service};
-use super::records::{App, Deploy, Event, Failure, Phase, Process, Purpose, Release, Stage};
+use super::manifest::{self, Service};
+use super::records::{App, Phase, Process, Purpose, Release, Stage};
+use super::room::{percents, room};
 use super::state::{Shared, State, key};
 use super::{apps, objects, start};
 use crate::state::lock;
 
 /// After a failure the worker looks again this much later.
 const AGAIN: Duration = Duration::from_secs(2);
-/// A new process that has ended so often takes its promotion back.
-const ENDS: u32 = 3;
 /// So many processes of an app that have ended by themselves are kept to be seen.
 const ENDED_KEPT: usize = 20;
 /// So many processes of an app are started at a time.
@@ -114,7 +99,7 @@ async fn step(state: &Shared, name: &str) -> Result<Next, ApiError> {
             if deploy.stage == Stage::Starting {
                 at(deploy.deadline_ms);
             }
-            promote(state, &app, deploy, &all, now).await?;
+            super::promotion::step(state, &app, deploy, &all, now).await?;
         }
     }
     Ok(Next::At(next))
@@ -189,7 +174,7 @@ fn end(state: &Shared, process: &Arc<Process>) {
 }
 
 /// Marks processes to be ended.
-async fn stop(
+pub(super) async fn stop(
     state: &Shared,
     some: impl IntoIterator<Item = &Arc<Process>>,
 ) -> Result<(), ApiError> {
@@ -207,7 +192,7 @@ async fn stop(
 }
 
 /// Puts new processes of a service on record.
-async fn add(
+pub(super) async fn add(
     state: &Shared,
     app: &App,
     release: &Release,
@@ -238,55 +223,7 @@ pub(super) fn wanted(app: &App, service: &Service) -> usize {
     usize::try_from(set.unwrap_or(usual)).unwrap_or(0)
 }
 
-/// The room there is while a service's processes are replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Room {
-    /// Wanted in the end.
-    want: usize,
-    /// There may be so many.
-    most: usize,
-    /// Old ones that stay until new ones serve.
-    keep: usize,
-    /// New ones that must be healthy before the old ones go.
-    first: usize,
-}
-
-/// `old` processes are to give way to `want` new ones, of which between `min` and `max` percent are there at any time.
-fn room(want: usize, old: usize, min: u32, max: u32) -> Room {
-    let percent = |p: u32, up: bool| {
-        let n = want * usize::try_from(p).unwrap_or(100);
-        if up { n.div_ceil(100) } else { n / 100 }
-    };
-    let most = percent(max, false).max(want).max(1);
-    if old + want <= most {
-        return Room {
-            want,
-            most,
-            keep: old,
-            first: want,
-        };
-    }
-    // Both at their limit would never move: one goes.
-    let keep = percent(min, true).min(old).min(most.saturating_sub(1));
-    let first = want.min(most - keep);
-    Room {
-        want,
-        most,
-        keep,
-        first,
-    }
-}
-
-fn percents(service: &Service, deploy: Option<&Deploy>) -> (u32, u32) {
-    let (min, max) = service.deployment;
-    let set = |set: Option<u32>, usual| set.unwrap_or(usual);
-    match deploy {
-        Some(d) => (set(d.min, min), set(d.max, max)),
-        None => (min, max),
-    }
-}
-
-fn of<'a>(
+pub(super) fn of<'a>(
     all: &'a [Arc<Process>],
     service: &'a str,
 ) -> impl Iterator<Item = &'a Arc<Process>> + 'a {
@@ -295,7 +232,7 @@ fn of<'a>(
 }
 
 /// Those to end first: what does not serve, then the youngest.
-fn worst_first(mut some: Vec<&Arc<Process>>) -> Vec<&Arc<Process>> {
+pub(super) fn worst_first(mut some: Vec<&Arc<Process>>) -> Vec<&Arc<Process>> {
     some.sort_by_key(|p| (p.ready, std::cmp::Reverse(p.created_ms)));
     some
 }
@@ -326,7 +263,7 @@ async fn steady(state: &Shared, app: &App, all: &[Arc<Process>]) -> Result<(), A
     stop(state, strays).await
 }
 
-fn is_service(p: &Process) -> bool {
+pub(super) fn is_service(p: &Process) -> bool {
     p.purpose == Purpose::Service && p.lives()
 }
 
@@ -358,261 +295,6 @@ async fn replace(
     add(state, app, release, service, (want - new.len()).min(free)).await
 }
 
-/// A step of a promotion.
-async fn promote(
-    state: &Shared,
-    app: &App,
-    deploy: &Deploy,
-    all: &[Arc<Process>],
-    now: u64,
-) -> Result<(), ApiError> {
-    match deploy.stage {
-        Stage::Starting => {
-            let release = state.release(&app.name, &deploy.release)?;
-            let manifest = match manifest::of(&release) {
-                Ok(manifest) => manifest,
-                Err(e) => return take_back(state, &app.name, &e.message).await,
-            };
-            if let Some(why) = hopeless(deploy, all) {
-                return take_back(state, &app.name, &why).await;
-            }
-            if deploy.deadline_ms <= now {
-                let why = late(state, deploy, all);
-                return take_back(state, &app.name, &why).await;
-            }
-            match super::resources::ensure(state, &app.name, &manifest, &release.env).await {
-                Ok(true) => {}
-                // Woken when they are there.
-                Ok(false) => return Ok(()),
-                Err(e) => return take_back(state, &app.name, &e.message).await,
-            }
-            starting(state, app, deploy, &release, &manifest, all).await
-        }
-        Stage::Switched => {
-            let old: Vec<_> = all
-                .iter()
-                .filter(|p| p.purpose == Purpose::Service && p.release != deploy.release)
-                .collect();
-            let gone = old.is_empty();
-            stop(state, old).await?;
-            steady_part(state, app, all).await?;
-            if gone {
-                finish(state, app, deploy).await?;
-            }
-            Ok(())
-        }
-        Stage::TakingBack => {
-            let new: Vec<_> = all
-                .iter()
-                .filter(|p| p.purpose == Purpose::Service && p.release == deploy.release)
-                .filter(|_| deploy.release != app.release)
-                .collect();
-            let gone = new.is_empty();
-            stop(state, new).await?;
-            if gone {
-                taken_back(state, app, deploy).await?;
-            }
-            Ok(())
-        }
-    }
-}
-
-/// The active release is brought to its numbers while old processes still end.
-async fn steady_part(state: &Shared, app: &App, all: &[Arc<Process>]) -> Result<(), ApiError> {
-    let release = state.release(&app.name, &app.release)?;
-    let manifest = manifest::of(&release)?;
-    for service in &manifest.services {
-        let new: Vec<_> = of(all, &service.name)
-            .filter(|p| p.release == app.release)
-            .collect();
-        let old = of(all, &service.name)
-            .filter(|p| p.release != app.release)
-            .count();
-        let (min, max) = percents(service, app.deploy.as_ref());
-        let room = room(wanted(app, service), old, min, max);
-        let free = room.most.saturating_sub(new.len() + old);
-        add(
-            state,
-            app,
-            &release,
-            service,
-            room.want.saturating_sub(new.len()).min(free),
-        )
-        .await?;
-    }
-    Ok(())
-}
-
-async fn starting(
-    state: &Shared,
-    app: &App,
-    deploy: &Deploy,
-    release: &Release,
-    manifest: &Manifest,
-    all: &[Arc<Process>],
-) -> Result<(), ApiError> {
-    let mut enough = true;
-    for service in &manifest.services {
-        let new: Vec<_> = of(all, &service.name)
-            .filter(|p| p.release == deploy.release)
-            .collect();
-        let old: Vec<_> = of(all, &service.name)
-            .filter(|p| p.release != deploy.release)
-            .collect();
-        // Those that end still take room.
-        let ending = all
-            .iter()
-            .filter(|p| p.service == service.name && p.phase == Phase::Stopping)
-            .count();
-        let (min, max) = percents(service, Some(deploy));
-        let room = room(wanted(app, service), old.len(), min, max);
-        let surplus = old.len().saturating_sub(room.keep);
-        stop(state, worst_first(old.clone()).into_iter().take(surplus)).await?;
-        let free = room.most.saturating_sub(new.len() + old.len() + ending);
-        let more = room.first.saturating_sub(new.len()).min(free);
-        if let Err(e) = add(state, app, release, service, more).await {
-            return take_back(state, &app.name, &e.message).await;
-        }
-        enough &= new.iter().filter(|p| p.ready).count() >= room.first;
-    }
-    if enough {
-        switch(state, app, deploy).await?;
-    }
-    Ok(())
-}
-
-/// The one commit by which a release begins to serve.
-async fn switch(state: &Shared, app: &App, deploy: &Deploy) -> Result<(), ApiError> {
-    let to = deploy.release.clone();
-    state
-        .change_app(&app.name, |a| {
-            // It may have been cancelled or replaced meanwhile.
-            if let Some(d) = &mut a.deploy
-                && d.stage == Stage::Starting
-                && d.release == to
-            {
-                d.stage = Stage::Switched;
-                a.release = to;
-            }
-            Ok(())
-        })
-        .await?;
-    super::routes::publish(state, &app.name);
-    Ok(())
-}
-
-async fn finish(state: &Shared, app: &App, deploy: &Deploy) -> Result<(), ApiError> {
-    let ended = |a: &mut App| {
-        if a.deploy
-            .as_ref()
-            .is_some_and(|d| d.release == deploy.release && d.stage == Stage::Switched)
-        {
-            a.deploy = None;
-        }
-        Ok(())
-    };
-    state.change_app(&app.name, ended).await?;
-    state.say(
-        &app.name,
-        "promote",
-        &format!("release {} is promoted", deploy.release),
-    );
-    told(state, app, deploy, "success", "").await;
-    Ok(())
-}
-
-/// Why a promotion cannot succeed any more.
-fn hopeless(deploy: &Deploy, all: &[Arc<Process>]) -> Option<String> {
-    let bad = all.iter().find(|p| {
-        is_service(p)
-            && p.release == deploy.release
-            && p.restarts >= ENDS
-            && p.phase == Phase::Crashed
-    })?;
-    Some(match bad.exit {
-        Some(code) => format!(
-            "process {} of service {} ended {} times, with code {code}",
-            bad.id, bad.service, bad.restarts
-        ),
-        None => format!(
-            "process {} of service {}: {}",
-            bad.id, bad.service, bad.reason
-        ),
-    })
-}
-
-/// What a promotion waited for when its time was over.
-fn late(state: &State, deploy: &Deploy, all: &[Arc<Process>]) -> String {
-    let waiting = all
-        .iter()
-        .find(|p| is_service(p) && p.release == deploy.release && !p.ready);
-    let Some(p) = waiting else {
-        return "timeout".into();
-    };
-    let why = state.checks.last(&p.id).unwrap_or_else(|| p.reason.clone());
-    format!(
-        "timeout: process {} of service {} is {}: {why}",
-        p.id,
-        p.service,
-        p.status()
-    )
-}
-
-/// Decides that a promotion is taken back.
-pub(super) async fn take_back(state: &Shared, app: &str, why: &str) -> Result<(), ApiError> {
-    state
-        .change_app(app, |a| {
-            if let Some(d) = &mut a.deploy
-                && d.stage == Stage::Starting
-            {
-                d.stage = Stage::TakingBack;
-                d.reason = why.to_owned();
-            }
-            Ok(())
-        })
-        .await
-}
-
-async fn taken_back(state: &Shared, app: &App, deploy: &Deploy) -> Result<(), ApiError> {
-    let failure = Failure {
-        release: deploy.release.clone(),
-        reason: deploy.reason.clone(),
-        at_ms: state.core.now_ms(),
-    };
-    let ended = |a: &mut App| {
-        if a.deploy
-            .as_ref()
-            .is_some_and(|d| d.stage == Stage::TakingBack)
-        {
-            a.deploy = None;
-            a.failure = Some(failure);
-        }
-        Ok(())
-    };
-    state.change_app(&app.name, ended).await?;
-    let words = format!(
-        "release {} was taken back: {}",
-        deploy.release, deploy.reason
-    );
-    state.say(&app.name, "promote", &words);
-    told(state, app, deploy, "error", &deploy.reason).await;
-    Ok(())
-}
-
-async fn told(state: &Shared, app: &App, deploy: &Deploy, status: &str, error: &str) {
-    let data = [("app", &app.name), ("id", &deploy.release)];
-    state
-        .event(Event {
-            action: "release:promote".into(),
-            status: status.into(),
-            data: data.map(|(k, v)| (k.to_owned(), v.clone())).into(),
-            error: error.into(),
-            actor: deploy.actor.clone(),
-            ..Event::default()
-        })
-        .await;
-}
-
 async fn delete(state: &Shared, name: &str, all: Vec<Arc<Process>>) -> Result<Next, ApiError> {
     let ending: Vec<_> = all.iter().collect();
     stop(state, ending).await?;
@@ -641,120 +323,7 @@ async fn delete(state: &Shared, name: &str, all: Vec<Arc<Process>>) -> Result<Ne
     Ok(Next::Gone)
 }
 
-/// Takes over what happens to instances by themselves.
-pub(super) async fn engine_events(state: Shared) {
-    let mut events = state.core.engine.events();
-    loop {
-        let ids: Vec<String> = match events.recv().await {
-            Ok(event) => match event.kind {
-                EventKind::MainExited(status) => {
-                    let (state, id) = (state.clone(), event.id.to_string());
-                    let work = state.clone();
-                    work.background(async move {
-                        super::resources::ended(&state, &id).await;
-                        if let Err(e) = start::ended(&state, &id, status.shell_code()).await {
-                            tracing::warn!(process = id, error = %e, "its end was not recorded");
-                        }
-                    });
-                    continue;
-                }
-                EventKind::Failed(_) | EventKind::Stopped | EventKind::Deleted => {
-                    vec![event.id.to_string()]
-                }
-                _ => continue,
-            },
-            Err(RecvError::Lagged(_)) => {
-                let all = state.processes.list();
-                all.iter().map(|p| p.id.clone()).collect()
-            }
-            Err(RecvError::Closed) => return,
-        };
-        for id in ids {
-            if let Err(e) = look(&state, &id).await {
-                tracing::warn!(process = id, error = %e, "the state of a process is not known");
-            }
-        }
-    }
-}
-
-/// Compares a process' record with what the engine has of it.
-pub(super) async fn look(state: &Shared, id: &str) -> Result<(), ApiError> {
-    let Some(process) = state
-        .processes
-        .get(id)
-        .filter(|p| p.phase == Phase::Running)
-    else {
-        return Ok(());
-    };
-    // Somebody is at it, and will leave it right.
-    let Some(_busy) = state.busy(id) else {
-        return Ok(());
-    };
-    let found = state.core.engine.get(&super::state::instance(id)?).await;
-    let code = match found {
-        Ok(info) if info.main_exit.is_some() => info.main_exit.map(|s| s.shell_code()),
-        Ok(info) if info.state == boxrig_engine::InstanceState::Running => None,
-        Ok(_) => Some(137),
-        Err(e) if e.kind() == boxrig_engine::Kind::NotFound => Some(137),
-        Err(e) => return Err(crate::core::engine_error(&e)),
-    };
-    match code {
-        Some(code) => start::ended(state, &process.id, code).await,
-        None => Ok(()),
-    }
-}
-
-/// After a start: records and engine are brought together again.
-pub(super) async fn recover(state: &Shared) -> Result<(), ApiError> {
-    let all = state.core.engine.list().await;
-    let all = all.map_err(|e| crate::core::engine_error(&e))?;
-    let known: BTreeSet<String> = state.processes.with(|all| all.keys().cloned().collect());
-    for info in all {
-        let labels = &info.spec.labels;
-        let ours = labels
-            .get(super::state::LABEL)
-            .is_some_and(|v| v == super::state::LABEL_VALUE);
-        let id = info.id().to_string();
-        if ours && !labels.contains_key("resource") && !known.contains(&id) {
-            let _ = state.core.engine.delete(info.id()).await;
-        }
-    }
-    for process in state.processes.list() {
-        if process.phase == Phase::Running {
-            look(state, &process.id).await?;
-        }
-    }
-    Ok(())
-}
-
 /// Stops everything in the background.
 pub(super) fn halt(state: &State) {
     lock(&state.tasks).abort_all();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn room_for_both_or_for_some() {
-        let case = |want, old, min, max| {
-            let r = room(want, old, min, max);
-            (r.most, r.keep, r.first)
-        };
-        // Twice as many may be there: all new beside all old.
-        assert_eq!(case(3, 3, 50, 200), (6, 3, 3));
-        assert_eq!(case(3, 0, 50, 200), (6, 0, 3));
-        // No more than wanted: half stay.
-        assert_eq!(case(4, 4, 50, 100), (4, 2, 2));
-        assert_eq!(case(3, 3, 50, 100), (3, 2, 1));
-        // The old one goes first.
-        assert_eq!(case(1, 1, 0, 100), (1, 0, 1));
-        // Limits that leave no way: one goes.
-        assert_eq!(case(1, 1, 100, 100), (1, 0, 1));
-        assert_eq!(case(3, 3, 100, 100), (3, 2, 1));
-        // From many to few, and to none.
-        assert_eq!(case(1, 10, 50, 200), (2, 1, 1));
-        assert_eq!(case(0, 2, 50, 200), (1, 0, 0));
-    }
 }

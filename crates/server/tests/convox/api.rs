@@ -1,6 +1,6 @@
 //! Status, headers, encodings and errors, as racks have them.
 
-use crate::http::{Rack, basic};
+use crate::http::{Rack, basic, soon};
 
 #[tokio::test]
 async fn who_may_do_what() {
@@ -193,13 +193,10 @@ async fn apps() {
         .with(403);
     assert_eq!(cancel.text(), "app is not updating\n");
     rack.ask("DELETE", "/apps/zoo", &[], "").await.with(200);
-    for n in 0.. {
-        if rack.get("/apps/zoo").await.status == 404 {
-            break;
-        }
-        assert!(n < 100, "the app does not go away");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    soon("the app is gone", async || {
+        rack.get("/apps/zoo").await.status == 404
+    })
+    .await;
     rack.form("POST", "/apps", "name=zoo").await.with(200);
     rack.server.stop().await;
 }

@@ -9,7 +9,7 @@ use boxrig_wire::ws::Frame;
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::http::Rack;
+use crate::http::{PATIENCE, Rack, soon};
 
 /// A rack on the sandbox; `None`, with a word, where it cannot run.
 pub async fn sandbox() -> Option<Rack> {
@@ -134,15 +134,9 @@ impl Rack {
                 if is(&now) {
                     return now;
                 }
-                assert!(
-                    begin.elapsed() < Duration::from_secs(60),
-                    "{path} stays {now}"
-                );
+                assert!(begin.elapsed() < PATIENCE, "{path} stays {now}");
             } else {
-                assert!(
-                    begin.elapsed() < Duration::from_secs(60),
-                    "{path}: {answer:?}"
-                );
+                assert!(begin.elapsed() < PATIENCE, "{path}: {answer:?}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -390,11 +384,10 @@ async fn from_source_to_end() {
 
     // The end leaves nothing in the engine.
     rack.ask("DELETE", "/apps/shop", &[], "").await.with(200);
-    let begin = Instant::now();
-    while rack.get("/apps/shop").await.status != 404 {
-        assert!(begin.elapsed() < Duration::from_secs(30));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    soon("the app is gone", async || {
+        rack.get("/apps/shop").await.status == 404
+    })
+    .await;
     let core = rack.server.running().unwrap().core().clone();
     assert_eq!(core.engine.list().await.unwrap().len(), 0);
     rack.server.stop().await;

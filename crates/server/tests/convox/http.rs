@@ -1,6 +1,6 @@
 //! A bare client: one connection for each request, and frames as they come.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use boxrig_server::testing::Server;
@@ -11,6 +11,21 @@ use http::{HeaderMap, Method, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
+
+/// The longest that anything is waited for: these tests run beside others on two processors.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until something holds.
+pub async fn soon(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds().await {
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "{what}: not within {PATIENCE:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
 
 /// A rack and its password.
 pub struct Rack {
@@ -173,9 +188,7 @@ impl Talk {
             // Then the connection ends, without a close frame.
             assert_eq!(self.0.next().await.unwrap(), None);
         };
-        tokio::time::timeout(Duration::from_secs(30), read)
-            .await
-            .unwrap();
+        tokio::time::timeout(PATIENCE, read).await.unwrap();
         all
     }
 

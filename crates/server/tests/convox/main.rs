@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 mod api;
+mod console;
 mod deploy;
 mod http;
 mod more;

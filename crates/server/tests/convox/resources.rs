@@ -1,8 +1,7 @@
 //! Resources are the real programs, and what is in them stays.
 
-use std::time::Duration;
-
 use crate::deploy::sandbox;
+use crate::http::soon;
 
 const MANIFEST: &str = "
 resources:
@@ -131,15 +130,11 @@ async fn databases_that_are_ones() {
         .wait()
         .await
         .unwrap();
-    let mut n = String::new();
-    for _ in 0..100 {
-        n = rack.exec("a", "web", &sql("select n from t"), None).await.0;
-        if n == "41\n" {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(n, "41\n", "after the program was killed");
+    soon(
+        "the data are there after the program was killed",
+        async || rack.exec("a", "web", &sql("select n from t"), None).await.0 == "41\n",
+    )
+    .await;
     rack.server.stop().await;
 }
 

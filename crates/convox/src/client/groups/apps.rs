@@ -289,7 +289,7 @@ calls! { Budgets {
     /// Closes the breaker that a used-up budget has opened.
     reset(app: &str, form: AppBudgetResetForm) -> () = ops::budget::AppBudgetReset { path: one(app), body: Form(form) };
     /// What was shut down for the budget's sake, and when it comes back.
-    shutdown_state(app: &str) -> AppBudgetShutdownState = ops::budget::AppBudgetShutdownStateGet { path: one(app) };
+    shutdown_state(app: &str) -> Option<AppBudgetShutdownState> = ops::budget::AppBudgetShutdownStateGet { path: one(app) };
     /// What would be shut down.
     simulate_shutdown(app: &str) -> AppBudgetSimulationResult = ops::budget::AppBudgetSimulate { path: one(app) };
     /// Takes the notice of a recovery away.
