@@ -227,22 +227,29 @@ pub(super) fn tend(state: &Shared, record: &Arc<Record>) {
             state.logs.say(&record.app, &source, e.message.clone());
         }
         let reason = done.err().map(|e| e.message).unwrap_or_default();
-        let changed = state.write(&record.app, |tx| {
+        let written = state.core.store.write(|tx| {
             let key = key(&record.app, &record.name);
-            if let Some(now) = tx.get(&state.resources, &key) {
-                let next = Record {
-                    ready,
-                    reason,
-                    ..Record::clone(&now)
-                };
-                if next != *now {
-                    tx.put(&state.resources, &key, next)?;
-                }
+            let Some(now) = tx.get(&state.resources, &key) else {
+                return Ok(false);
+            };
+            let next = Record {
+                ready,
+                reason,
+                ..Record::clone(&now)
+            };
+            let changed = next != *now;
+            if changed {
+                tx.put(&state.resources, &key, next)?;
             }
-            Ok(())
+            Ok::<_, ApiError>(changed)
         });
-        if let Err(e) = changed.await {
-            tracing::warn!(resource = record.name, error = %e, "its state was not recorded");
+        match written.await {
+            // The worker tends resources whenever it is woken: only news may wake it, or it would never rest.
+            Ok(true) => state.wake(&record.app),
+            Ok(false) => {}
+            Err(e) => {
+                tracing::warn!(resource = record.name, error = %e, "its state was not recorded");
+            }
         }
         drop(busy);
     });
