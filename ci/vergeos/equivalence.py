@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
@@ -164,7 +165,7 @@ def cases(only):
 
 def main():
     global PORT
-    replay, report = sys.argv[1:3]
+    replay, report = (os.path.abspath(p) for p in sys.argv[1:3])
     only = set(sys.argv[3:])
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     PORT = server.server_address[1]
@@ -313,4 +314,7 @@ def one(m, accessor, kw, forced, none, set_, ours):
 
 
 if __name__ == "__main__":
-    main()
+    # Members that download write to where they are run.
+    with tempfile.TemporaryDirectory(prefix="boxrig-equivalence-") as scratch:
+        os.chdir(scratch)
+        main()

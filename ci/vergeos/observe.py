@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 
 import sdk
 import world as w
@@ -582,6 +583,7 @@ def way(out, when, base, got, variants, attempt, fn, spread):
 
 def main():
     only = sys.argv[2:] if len(sys.argv) > 2 else None
+    target = os.path.abspath(sys.argv[1])
     done, out = set(), []
     for m in sdk.MEMBERS:
         shapes = [a for a in m["accessor"].split(" | ") if a.startswith("client")]
@@ -624,7 +626,7 @@ def main():
             for s in way_["steps"]:
                 if "q.fields" in s["e"]:
                     shorten(s["e"]["q.fields"])
-    with open(sys.argv[1], "w", encoding="utf-8") as f:
+    with open(target, "w", encoding="utf-8") as f:
         f.write(json.dumps({"source": "pyvergeos 1.7.1, observed by ci/vergeos/observe.py", "projections": texts},
                            separators=(",", ":")) + "\n")
         for o in out:
@@ -643,4 +645,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    # Members that download write to where they are run.
+    with tempfile.TemporaryDirectory(prefix="boxrig-observe-") as scratch:
+        os.chdir(scratch)
+        main()
