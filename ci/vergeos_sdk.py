@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What people do with the VergeOS Python SDK, and what must follow, against `boxrig serve --seed lab`.
 
-Uses the SDK as it is published; nothing of it is patched. Reads the environment that the server writes (VERGE_HOST, VERGE_USERNAME,
+Uses the SDK as it is published; its methods are only counted (vergeos/members.py). Reads the environment that the server writes (VERGE_HOST, VERGE_USERNAME,
 VERGE_PASSWORD, REQUESTS_CA_BUNDLE, INCUS_SOCKET). The server must have a virtual clock. Prints a line per scenario.
 
     python vergeos_sdk.py [--list] [--quiet] [NAME...]
@@ -21,6 +21,9 @@ import threading
 import time
 import traceback
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "vergeos"))
+
+import members
 from pyvergeos import VergeClient
 from pyvergeos.exceptions import APIError, AuthenticationError, ConflictError, NotFoundError, ValidationError
 
@@ -991,6 +994,7 @@ def main():
         start = time.monotonic()
         try:
             client = connect(name)
+            members.called.clear()
             function()
         except Exception:
             failed += 1
@@ -998,6 +1002,7 @@ def main():
             traceback.print_exc(limit=6, file=sys.stdout)
         else:
             passed += 1
+            members.write("ci/vergeos_sdk.py::" + name)
             print(f"ok     {name}  {time.monotonic() - start:.2f} s", flush=True)
     if not quiet:
         print(f"vergeos_sdk.py: {passed} passed, {failed} failed")

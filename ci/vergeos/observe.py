@@ -154,12 +154,29 @@ def stamp(text, now):
     return None
 
 
+def enclosed(text):
+    """Whether one pair of parentheses is around the whole."""
+    return text.startswith("(") and text.endswith(")") and balanced(text[1:-1])
+
+
+def balanced(text):
+    depth, quote = 0, False
+    for i, c in enumerate(text):
+        if c == "'" and text[i - 1:i] != "\\":
+            quote = not quote
+        elif not quote:
+            depth += (c == "(") - (c == ")")
+            if depth < 0:
+                return False
+    return depth == 0
+
+
 def terms(text):
     """The parts of a filter that are joined by `and`, without needless parentheses."""
     parts = w.split_top(text, " and ")
     if len(parts) == 1:
         t = parts[0]
-        if t.startswith("(") and t.endswith(")") and not w.split_top(t[1:-1], " or ")[1:] :
+        if enclosed(t) and not w.split_top(t[1:-1], " or ")[1:]:
             return terms(t[1:-1])
         return [t]
     return [x for p in parts for x in terms(p)]
@@ -583,7 +600,7 @@ def way(out, when, base, got, variants, attempt, fn, spread):
 
 def main():
     only = sys.argv[2:] if len(sys.argv) > 2 else None
-    target = os.path.abspath(sys.argv[1])
+    target = sys.argv[1]
     done, out = set(), []
     for m in sdk.MEMBERS:
         shapes = [a for a in m["accessor"].split(" | ") if a.startswith("client")]
@@ -647,5 +664,6 @@ def main():
 if __name__ == "__main__":
     # Members that download write to where they are run.
     with tempfile.TemporaryDirectory(prefix="boxrig-observe-") as scratch:
+        sys.argv[1:2] = [os.path.abspath(p) for p in sys.argv[1:2]]
         os.chdir(scratch)
         main()

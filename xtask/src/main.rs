@@ -35,7 +35,7 @@ usage: cargo xtask TASK
   peers vergeos [OPTIONS]      the vendor's Python SDK, unmodified, against `boxrig serve --seed lab`
       --suite live|scenarios           only this one (repeatable)
       --only NAME                      of the scenarios, those whose names have this in them
-      --write                          write docs/peers-vergeos.md
+      --write                          write docs/peers-vergeos.md and api/vergeos-exercised.tsv
   peers incus [OPTIONS]        our client and command line against a real daemon (needs root; ci/incus-up)
       --suite unix|https|compute|cli   only this one (repeatable); says nothing about the tables
       --write                          write docs/peers-incus.md and the rows of api/exercised.tsv

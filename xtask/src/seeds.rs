@@ -15,7 +15,7 @@ use crate::tests_named::Tests;
 use crate::{Result, root, shell};
 
 /// The platforms whose rows must all be tied.
-const DONE: &[&str] = &["fastvm", "incus", "convox"];
+const DONE: &[&str] = &["fastvm", "incus", "convox", "vergeos"];
 
 #[doc = include_str!("../../docs/fastvm-surface.md")]
 #[allow(dead_code, reason = "only its documentation is of use")]
@@ -27,6 +27,9 @@ mod incus_surface {}
 #[doc = include_str!("../../docs/convox-surface.md")]
 #[allow(dead_code, reason = "only its documentation is of use")]
 mod convox_surface {}
+#[doc = include_str!("../../docs/vergeos-surface.md")]
+#[allow(dead_code, reason = "only its documentation is of use")]
+mod vergeos_surface {}
 
 /// A row of the surface with its tie.
 struct Row {
@@ -92,6 +95,7 @@ fn table(platform: &str, rows: &[Row]) -> Result<String> {
         "fastvm" => "FastVM",
         "incus" => "Incus",
         "convox" => "Convox",
+        "vergeos" => "VergeOS",
         other => other,
     };
     let mut text = format!(

@@ -1,7 +1,7 @@
 //! Calls members by name, one JSON line each on standard input; for `ci/vergeos/equivalence.py`.
 //!
 //! `{"place": "client.vms[VM].drives", "rows": [["VM", {"$key": 1, …}]], "member": "list", "args": {…}, "set": {…}}`
-//! is answered with `{"ok": …}` or `{"error": kind, "text": …}`.
+//! is answered with `{"ok": …}` or `{"error": kind, "text": …}`; `{"class": "Vm", "row": {…}}` with what is computed from the row.
 
 use std::io::{BufRead, Write};
 
@@ -33,6 +33,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let client = Client::from_env()?;
     for line in std::io::stdin().lock().lines() {
         let line: Value = serde_json::from_str(&line?)?;
+        if let Some(class) = line["class"].as_str() {
+            let row = line["row"].as_object().cloned().unwrap_or_default();
+            let computed = boxrig_vergeos::rows::computed_of(class, row);
+            writeln!(std::io::stdout(), "{}", json!({ "ok": computed }))?;
+            continue;
+        }
         let answer = match invocation(&client, &line) {
             None => json!({"error": "usage", "text": "the line is not understood"}),
             Some(invocation) => match invoke(invocation).await {

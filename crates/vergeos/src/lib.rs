@@ -21,7 +21,8 @@
 //! | managers with all members of the vendor's SDK, by its names | the methods of [`Client`]: `vms()`, `networks()`, … |
 //! | what belongs to a row | `client.vms().at(36).drives()`, `client.vms().of(&vm).power_on()` |
 //! | every table in the same way | [`Table`], [`Query`], [`Changes`] |
-//! | rows: a getter for each field, unknown columns kept | [`rows`], [`RowType`], [`Record`] |
+//! | rows: a getter for each field and for what the SDK computes, unknown columns kept | [`rows`], [`RowType`], [`Record`] |
+//! | what the SDK gives of a row without asking for more | [`views`] |
 //! | filters, projections, orders | [`Filter`], [`Projection`], [`sort`] |
 //! | content of files | [`Client::upload`], [`Client::begin_upload`], [`Client::download`] |
 //! | waiting | [`Wait`] |
@@ -35,6 +36,8 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+#[doc(hidden)]
+pub mod computed;
 pub mod filter;
 #[cfg(feature = "client")]
 pub mod generated;
@@ -48,6 +51,8 @@ mod record;
 #[cfg(feature = "client")]
 mod reply;
 pub mod sort;
+#[cfg(feature = "client")]
+pub mod views;
 
 #[cfg(all(feature = "client", feature = "transport"))]
 pub use client::ClientBuilder;
@@ -55,7 +60,7 @@ pub use client::ClientBuilder;
 pub use client::{Changes, Client, Connection, Query, RateBudget, Table, Wait};
 pub use filter::Filter;
 #[cfg(feature = "client")]
-pub use generated::rows;
+pub use generated::{rows, words};
 pub use key::Key;
 #[cfg(feature = "client")]
 pub use member::{Keys, List, Time};

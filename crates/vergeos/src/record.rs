@@ -59,6 +59,10 @@ pub trait RowType: Sized + Clone + fmt::Debug + Serialize + Send + Sync + 'stati
     fn key(&self) -> Option<Key> {
         self.record().get("$key").as_ref().and_then(Key::of)
     }
+    /// What is computed from the columns, by the names of the getters: moments and spans in seconds.
+    fn computed(&self) -> Map<String, Value> {
+        Map::new()
+    }
     /// A row of values in hand, such as the receipt's.
     fn from_map(map: Map<String, Value>) -> Self {
         Self::from_record(Record::from_map(Self::COLUMNS, map))
@@ -408,7 +412,8 @@ impl<'de, R: RowType> Deserialize<'de> for RowList<R> {
     }
 }
 
-/// Declares row types. Columns are sorted by name; the third word of a getter says how a column is read.
+/// Declares row types. Columns are sorted by name; the third word of a getter says how a column is read. In braces of
+/// their own stand those that are computed ([`computed`](crate::computed)).
 #[macro_export]
 #[doc(hidden)]
 macro_rules! row_types {
@@ -416,6 +421,8 @@ macro_rules! row_types {
         $(#[$attr:meta])*
         $name:ident $class:literal $table:literal [ $($col:literal $entry:literal)* ] {
             $( $(#[$doc:meta])* $getter:ident $kind:ident $from:literal; )*
+        } {
+            $( $(#[$cdoc:meta])* $cgetter:ident => $cty:ty = $how:ident [ $($ccol:literal)* ] $with:literal; )*
         }
     )*) => {$(
         $(#[$attr])*
@@ -434,6 +441,15 @@ macro_rules! row_types {
             fn record(&self) -> &$crate::Record {
                 &self.0
             }
+            #[allow(unused_mut, reason = "a type of which nothing is computed")]
+            fn computed(&self) -> ::serde_json::Map<String, ::serde_json::Value> {
+                let mut all = ::serde_json::Map::new();
+                $( all.insert(
+                    stringify!($cgetter).to_owned(),
+                    $crate::computed::Shown::shown(self.$cgetter()),
+                ); )*
+                all
+            }
         }
 
         impl ::serde::Serialize for $name {
@@ -451,6 +467,9 @@ macro_rules! row_types {
         impl $name {
             $( $(#[$doc])* pub fn $getter(&self) -> $crate::row_types!(@ty $kind) {
                 self.0.$kind($from)
+            } )*
+            $( $(#[$cdoc])* pub fn $cgetter(&self) -> $cty {
+                $crate::computed::$how(&self.0, &[$($ccol),*], $with)
             } )*
         }
     )*};

@@ -198,3 +198,80 @@ async fn names_are_one_segment() {
         assert_eq!(e.kind(), Kind::Invalid, "{bad:?}");
     }
 }
+
+/// Retries: how many, on which statuses, never of what may have happened.
+#[tokio::test]
+async fn retries_are_counted() {
+    let tries = |build: fn(boxrig_vergeos::ClientBuilder) -> boxrig_vergeos::ClientBuilder,
+                 status| async move {
+        let script = Script::new(move |_, _| Reply::json(status, json!({"err": "no"}))).await;
+        let client = build(script.builder()).build().unwrap();
+        client.vms().list().await.unwrap_err();
+        script.seen().len()
+    };
+    for status in [429, 500, 502, 503, 504] {
+        assert_eq!(tries(|b| b, status).await, 4, "{status}");
+        assert_eq!(tries(|b| b.retry_total(1), status).await, 2, "{status}");
+        assert_eq!(
+            tries(|b| b.retry_status_codes([418]), status).await,
+            1,
+            "{status}"
+        );
+    }
+    assert_eq!(tries(|b| b, 418).await, 1);
+    assert_eq!(tries(|b| b.retry_status_codes([418]), 418).await, 4);
+    // The pause doubles from the one that is set.
+    let base = Duration::from_millis(250);
+    let client = Client::builder().host("h").token("t").retry_backoff(base);
+    let client = client.build().unwrap();
+    assert_eq!(client.caller().retry().base, base);
+    let retry = Client::default_retries();
+    assert_eq!((retry.max_retries, retry.base), (3, Duration::from_secs(1)));
+}
+
+/// Each kind of credentials is one header, and none is shown.
+#[tokio::test]
+async fn credentials_are_sent_as_they_should() {
+    let script = Script::new(|_, _| Reply::ok(json!([]))).await;
+    let basic = script.client();
+    basic.vms().list().await.unwrap();
+    let token = script.builder().token("api-key").build().unwrap();
+    token.vms().list().await.unwrap();
+    let sent: Vec<Option<String>> = script
+        .seen()
+        .iter()
+        .map(|s| s.header("authorization").map(str::to_owned))
+        .collect();
+    // "admin:secret-word", and the key as it is; the key wins over name and password.
+    let wanted = ["Basic YWRtaW46c2VjcmV0LXdvcmQ=", "Bearer api-key"];
+    assert_eq!(sent, wanted.map(|w| Some(w.to_owned())));
+    for client in [&basic, &token] {
+        let shown = format!("{client:?}");
+        assert!(
+            !shown.contains("secret-word") && !shown.contains("api-key"),
+            "{shown}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_connection_says_what_is_known() {
+    let script = Script::new(|_, _| Reply::ok(json!([{"$key": 1, "yb_version": "26"}]))).await;
+    let client = script.client();
+    let before = client.connection();
+    assert_eq!(
+        (before.username.as_str(), before.is_connected),
+        ("admin", false)
+    );
+    assert!(before.connected_at.is_none() && before.vergeos_version.is_none());
+    assert!(!before.is_token_valid());
+    client.connect().await.unwrap();
+    assert_eq!(client.host(), script.url);
+    assert_eq!(client.caller().base().to_string(), script.url);
+    let after = client.connection();
+    assert!(after.is_connected && after.token_expires_in.is_none());
+    client.disconnect().await.unwrap();
+    let ended = client.connection();
+    assert!(!ended.is_connected && !ended.is_token_valid());
+    assert_eq!(ended.connected_at, None);
+}

@@ -63,6 +63,7 @@ fn run(check: bool) -> Result<(), Box<dyn Error>> {
     vergeos::generate(
         &read("vergeos-calls.jsonl")?,
         &read("vergeos-fields.tsv")?,
+        &read("vergeos-computed.tsv")?,
         &read("vergeos-resources.tsv")?,
         &yaml("vergeos-overlay.yaml")?,
         &mut vergeos,

@@ -22,12 +22,11 @@ pub(crate) fn run(rest: &[&str]) -> Result<()> {
         "--disable-pip-version-check",
         &format!("pyvergeos=={VERSION}"),
     ]))?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    shell::run(Command::new(cargo).current_dir(root()).args([
+    // With the features of the whole workspace, so that nothing is compiled a second time.
+    shell::run(Command::new(env!("CARGO")).current_dir(root()).args([
         "build",
         "--quiet",
-        "-p",
-        "boxrig-vergeos",
+        "--workspace",
         "--example",
         "replay",
     ]))?;

@@ -24,6 +24,8 @@ const LIVE_PASSED: u32 = 1130;
 const LIVE_SKIPPED: u32 = 58;
 /// How many scenarios there are at least.
 const SCENARIOS: usize = 60;
+/// The members of the SDK with the test that was seen to call each.
+const MEMBERS: &str = "api/vergeos-exercised.tsv";
 /// Where skips are listed with their reasons.
 const PAGE: &str = "docs/peers-vergeos.md";
 /// Between these lines of the page stands what is compared.
@@ -52,7 +54,7 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
     for suite in suites {
         match suite {
             "live" => bench.live(write)?,
-            "scenarios" => bench.scenarios(only)?,
+            "scenarios" => bench.scenarios(only, write)?,
             other => return Err(format!("peers vergeos: no suite {other}").into()),
         }
     }
@@ -111,12 +113,18 @@ impl Bench {
     fn live(&self, write: bool) -> Result<()> {
         let begin = Instant::now();
         let server = self.serve(&self.program, "live", &["--engine", "auto"], &[])?;
+        let noted = self.folder.path().join("members-live.tsv");
         let mut pytest = self.python(&server);
+        pytest
+            .env("BOXRIG_MEMBERS", &noted)
+            .env("PYTHONPATH", root().join("ci/vergeos"));
         pytest.args([
             "-m",
             "pytest",
             "-p",
             "no:cacheprovider",
+            "-p",
+            "members",
             "-q",
             "-rs",
             "tests/integration",
@@ -143,11 +151,12 @@ impl Bench {
             )
             .into());
         }
+        compare_members(&noted, "pyvergeos:", write)?;
         compare_page(&skips(&output), write)
     }
 
     /// Our own scenarios, and that each of them can fail.
-    fn scenarios(&self, only: Option<&str>) -> Result<()> {
+    fn scenarios(&self, only: Option<&str>, write: bool) -> Result<()> {
         let script = root().join("ci/vergeos_sdk.py");
         let begin = Instant::now();
         let record = self.folder.path().join("record.tsv");
@@ -171,7 +180,9 @@ impl Bench {
         if only.is_none() && wanted.len() < SCENARIOS {
             return Err(format!("{} scenarios, {SCENARIOS} are wanted", wanted.len()).into());
         }
+        let noted = self.folder.path().join("members-scenarios.tsv");
         let mut all = self.python(&server);
+        all.env("BOXRIG_MEMBERS", &noted);
         all.arg(&script).args(wanted.keys());
         let (output, _) = shell::watch(&mut all)?;
         let passed = output.lines().filter(|l| l.starts_with("ok ")).count();
@@ -182,6 +193,7 @@ impl Bench {
         server.stop()?;
         if only.is_none() {
             compare_record(record)?;
+            compare_members(&noted, "ci/vergeos_sdk.py::", write)?;
         }
         // Mutations are known to builds for tests only.
         let debug = debug_program()?;
@@ -283,6 +295,51 @@ fn compare_page(found: &BTreeSet<String>, write: bool) -> Result<()> {
         true => Ok(()),
         false => Err(format!("skips that {PAGE} does not list: {new:?}").into()),
     }
+}
+
+/// Compares the members that a suite was seen to call with those that the table says of it, or writes them there: one test for
+/// each member, the first by name; a scenario of ours goes before a test of the vendor's.
+fn compare_members(noted: &Path, suite: &str, write: bool) -> Result<()> {
+    let noted = fs::read_to_string(noted)?;
+    let pairs: BTreeSet<(&str, &str)> = noted
+        .lines()
+        .filter_map(|line| line.split_once('\t'))
+        .collect();
+    let path = root().join(MEMBERS);
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    let listed: BTreeMap<&str, &str> = text
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_once('\t'))
+        .collect();
+    if !write {
+        let missing: Vec<String> = listed
+            .iter()
+            .filter(|(_, test)| test.starts_with(suite))
+            .filter(|(member, test)| !pairs.contains(&(**member, **test)))
+            .map(|(member, test)| format!("{member} by {test}"))
+            .collect();
+        return match missing.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{MEMBERS} claims what did not happen: {missing:?}").into()),
+        };
+    }
+    let mut known: BTreeMap<&str, &str> = listed
+        .into_iter()
+        .filter(|(_, test)| !test.starts_with(suite))
+        .collect();
+    for (member, test) in pairs {
+        let other = known.get(member).copied();
+        if other.is_none_or(|o| o.starts_with("pyvergeos:") && !test.starts_with("pyvergeos:")) {
+            known.insert(member, test);
+        }
+    }
+    let lines: String = known
+        .iter()
+        .map(|(member, test)| format!("{member}\t{test}\n"))
+        .collect();
+    fs::write(path, format!("member\ttest\n{lines}"))?;
+    Ok(())
 }
 
 /// Compares what the script's server noted with what `api/exercised.tsv` says of the script.

@@ -94,6 +94,23 @@ pub(crate) struct Step {
 }
 
 impl Member {
+    /// Whether it is made of the row's own columns ([`crate::views`]).
+    pub fn is_view(&self) -> bool {
+        crate::views::is_one(&self.class, &self.member)
+    }
+    /// Whether it is carried out: by requests, by content, or as a view. A property is known without any of these.
+    pub fn is_carried_out(&self) -> bool {
+        self.kind == "property"
+            || self.is_view()
+            || self.special.is_some()
+            || self.ways.iter().any(|w| !w.steps.is_empty())
+    }
+    /// The names of the actions that it asks for.
+    pub fn actions(&self) -> Vec<&str> {
+        let steps = self.ways.iter().flat_map(|w| &w.steps);
+        let named = steps.flat_map(|s| ["b.action", "q.action", "p.2"].map(|e| s.entries.get(e)));
+        named.flatten().filter_map(|e| e[1].as_str()).collect()
+    }
     /// `Class.member`.
     pub fn id(&self) -> String {
         format!("{}.{}", self.class, self.member)

@@ -113,7 +113,7 @@ impl Run {
         if filters.len() > 1 {
             for f in &mut filters {
                 // An alternative in the middle would swallow what stands before it.
-                if f.contains(" or ") && !f.starts_with('(') {
+                if f.contains(" or ") && !enclosed(f) {
                     *f = format!("({f})");
                 }
             }
@@ -133,6 +133,28 @@ impl Run {
         }
         Ok(built)
     }
+}
+
+/// Whether one pair of parentheses is around the whole of a filter.
+fn enclosed(text: &str) -> bool {
+    let Some(inner) = text.strip_prefix('(').and_then(|t| t.strip_suffix(')')) else {
+        return false;
+    };
+    let (mut depth, mut quoted, mut escaped) = (0i32, false, false);
+    for c in inner.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '\'' => quoted = !quoted,
+            '(' if !quoted => depth += 1,
+            ')' if !quoted => depth -= 1,
+            _ => {}
+        }
+        if depth < 0 {
+            return false;
+        }
+    }
+    depth == 0
 }
 
 pub(crate) fn action_post(mut body: Row) -> ActionPost {
@@ -197,5 +219,24 @@ impl Built {
     /// Whether it carries nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.body.as_ref().is_none_or(Row::is_empty) && !self.query.contains_key("action")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::enclosed;
+
+    #[test]
+    fn one_pair_around_the_whole() {
+        for (text, wanted) in [
+            ("(a eq 1 or b eq 2)", true),
+            ("(a eq 1) or (b eq 2)", false),
+            ("((a eq 1) or (b eq 2))", true),
+            ("(a eq ')') or (b eq '(')", false),
+            (r"(a eq '\')' or b eq 2)", true),
+            ("a eq 1 or b eq 2", false),
+        ] {
+            assert_eq!(enclosed(text), wanted, "{text}");
+        }
     }
 }

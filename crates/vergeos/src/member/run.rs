@@ -477,6 +477,9 @@ pub(crate) async fn run(invocation: Invocation) -> Result<Ran> {
     {
         return Ok(ran);
     }
+    if crate::views::is_one(&run.member.class, &run.member.member) {
+        return view(run).await;
+    }
     if run.member.kind == "property" && run.member.ways.iter().all(|w| w.steps.is_empty()) {
         return property(run).await;
     }
@@ -569,6 +572,44 @@ pub(crate) fn finish(run: Run, way: &Way) -> Result<Ran> {
         client: None,
     })
 }
+/// A document of the row's columns, which are asked for unless they are known.
+async fn view(run: Run) -> Result<Ran> {
+    let member = &run.member;
+    let node = &run.invocation.node;
+    let scope = node
+        .scopes
+        .last()
+        .ok_or_else(|| Error::new(Kind::Invalid, format!("{} belongs to a row", member.id())))?;
+    let known = scope.row().clone();
+    let row = match known.len() > 1 {
+        true => known,
+        false => {
+            // All columns: some are in no projection.
+            let get = GetQuery::default();
+            let (table, key) = (member.table.clone(), Some(scope.key.to_string()));
+            let list = ListQuery::default();
+            let bytes = match member.table.ends_with("dashboard") {
+                // There is one, without a key.
+                true => node.client.document(table, None, list, get).await?,
+                false => node.client.document(table, key, list, get).await?,
+            };
+            match parse(&bytes)? {
+                Value::Array(rows) => rows.into_iter().next().unwrap_or_default(),
+                row => row,
+            }
+            .as_object()
+            .cloned()
+            .unwrap_or_default()
+        }
+    };
+    let shown = crate::views::of(&member.class, &member.member, &run.invocation.args, row);
+    let shown = shown.ok_or_else(|| {
+        let asked = boxrig_wire::Untrusted::new(run.asked());
+        Error::new(Kind::Invalid, format!("{} has no {asked}", member.id()))
+    })?;
+    Ok(Ran::of(&run, shown))
+}
+
 /// A property: the key of the row that a manager belongs to.
 async fn property(run: Run) -> Result<Ran> {
     let want = run.member.member.trim_end_matches("_key").to_owned();

@@ -95,6 +95,19 @@ async fn dispatch(special: &str, run: &mut Run) -> Result<Option<Ran>> {
             }
             ran
         }
+        "schedule_times" => {
+            let times = match ordinary(run).await?.into_value()? {
+                Value::Array(times) => times,
+                Value::Object(mut map) => {
+                    let times = map.remove("times").or_else(|| map.remove("schedule"));
+                    times
+                        .and_then(|t| t.as_array().cloned())
+                        .unwrap_or_default()
+                }
+                _ => Vec::new(),
+            };
+            Ran::of(run, Value::Array(times))
+        }
         "merge_settings" => {
             if !merge_settings(&client, run).await? {
                 return Ok(None);

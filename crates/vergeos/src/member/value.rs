@@ -173,6 +173,7 @@ fn convert(value: Value, how: &str) -> Result<Value> {
         "days" => times(86400)?,
         "minutes" => times(60)?,
         "secs" => value,
+        "at_most_1440" => value.as_i64().ok_or_else(wrong)?.min(1440).into(),
         "up256" => {
             let n = value.as_i64().ok_or_else(wrong)?;
             (n.div_euclid(256) + i64::from(n.rem_euclid(256) != 0))
@@ -251,7 +252,11 @@ fn text(look: &dyn Look, parts: Option<&Value>, filter: bool) -> Result<String> 
             Some(list) => reference(look, list)?,
             None => return Err(broken(part)),
         };
-        let value = plain(&value.unwrap_or_default());
+        let value = match value {
+            // Several in a text stand between commas.
+            Some(Value::Array(items)) => items.iter().map(plain).collect::<Vec<_>>().join(","),
+            value => plain(&value.unwrap_or_default()),
+        };
         match (filter, out.ends_with('\'')) {
             (true, true) => {
                 let quoted = crate::filter::Literal::Text(value).to_string();
@@ -260,11 +265,9 @@ fn text(look: &dyn Look, parts: Option<&Value>, filter: bool) -> Result<String> 
             (true, false) => {
                 // A caller's own filter stands whole; anything else bare is a number, a column or a comma list of keys.
                 let whole = part[0] == "a" && part[1] == "filter";
-                if !whole
-                    && !value
-                        .chars()
-                        .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-                {
+                let plain = |c: char| c.is_ascii_alphanumeric() || "_.".contains(c);
+                let bare = value.chars().all(plain) || value.parse::<f64>().is_ok();
+                if !whole && !bare {
                     out.push_str(&crate::filter::Literal::Text(value).to_string());
                 } else {
                     out.push_str(&value);

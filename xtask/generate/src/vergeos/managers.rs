@@ -41,7 +41,23 @@ fn kind(p: &Value, class: &str, words: &mut Words) -> Kind {
             ty: rust,
         };
     }
-    let key = name == "key" || name.ends_with("_key") || name.ends_with("_id");
+    // Rows that are meant by a parameter of another name; the SDK says `int` also of tables whose keys are texts.
+    const ROWS: &[&str] = &[
+        "task",
+        "schedule",
+        "volume",
+        "auth_source",
+        "oidc_application",
+        "repository",
+        "volume_vm_exports",
+        "file",
+        "branch",
+        "source",
+    ];
+    let key = name == "key"
+        || name.ends_with("_key")
+        || name.ends_with("_id")
+        || (ROWS.contains(&name) && kinds.contains(&"int"));
     match kinds.as_slice() {
         _ if name == "filter" => make("filter", "crate::Filter"),
         _ if name == "fields" => make("list", "impl Into<crate::List>"),

@@ -85,6 +85,16 @@ pub(super) fn correct(sources: &mut Sources, overlay: &Value) -> Result<(), Box<
             if let Some(returns) = entry["returns"].as_str() {
                 member["returned"] = returns.into();
             }
+            let patch = entry["patch"].as_object().unwrap_or(&empty);
+            let ways = member["ways"].as_array_mut().into_iter().flatten();
+            for step in ways.filter_map(|w| w["steps"].as_array_mut()).flatten() {
+                let parts = patch
+                    .get(&step["id"].to_string())
+                    .and_then(Value::as_object);
+                for (name, value) in parts.into_iter().flatten() {
+                    step["e"][name] = value.clone();
+                }
+            }
             if entry["steps"].is_array() {
                 let mut steps = entry["steps"].clone();
                 for step in steps.as_array_mut().into_iter().flatten() {

@@ -1,6 +1,6 @@
 //! The VergeOS client: row types, managers and members, and the table of members that the client carries out.
 //!
-//! Sources: `vergeos-fields.tsv` (fields of rows), `vergeos-calls.jsonl` (the requests of each member, observed by
+//! Sources: `vergeos-fields.tsv` (fields of rows), `vergeos-computed.tsv` (what the SDK computes from them), `vergeos-calls.jsonl` (the requests of each member, observed by
 //! `ci/vergeos/observe.py`), `vergeos-resources.tsv` (the accessor paths), `vergeos-overlay.yaml` (corrections).
 
 mod managers;
@@ -23,6 +23,8 @@ pub(super) struct Sources {
     pub(super) members: Vec<Value>,
     /// Lines of the fields' table.
     pub(super) fields: Vec<BTreeMap<String, String>>,
+    /// Lines of the table of what is computed.
+    pub(super) computed: Vec<BTreeMap<String, String>>,
     /// Lines of the resources' table.
     pub(super) resources: Vec<BTreeMap<String, String>>,
 }
@@ -44,6 +46,7 @@ fn table(text: &str) -> Vec<BTreeMap<String, String>> {
 pub(crate) fn generate(
     calls: &str,
     fields: &str,
+    computed: &str,
     resources: &str,
     overlay: &Value,
     out: &mut Files,
@@ -59,6 +62,7 @@ pub(crate) fn generate(
             .map(serde_json::from_str)
             .collect::<Result<_, serde_json::Error>>()?,
         fields: table(fields),
+        computed: table(computed),
         resources: table(resources),
     };
     members::correct(&mut sources, overlay)?;

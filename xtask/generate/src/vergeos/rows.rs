@@ -35,7 +35,10 @@ fn lands(entry: &str) -> &str {
     entry.rsplit_once(" as ").map_or(entry, |(_, a)| a).trim()
 }
 
-fn kind(python: &str) -> &'static str {
+fn kind(python: &str, notes: &str) -> &'static str {
+    if notes.starts_with("key half of") {
+        return "key";
+    }
     let base = python.trim_end_matches('~').trim();
     let base = base.split('|').next().unwrap_or("").trim();
     match base {
@@ -45,6 +48,28 @@ fn kind(python: &str) -> &'static str {
         "str" | "string" => "text",
         b if b.starts_with("list[str") => "list",
         _ => "json",
+    }
+}
+
+/// What a function of `crates/vergeos/src/computed.rs` gives.
+fn computed_type(how: &str) -> &'static str {
+    match how {
+        "time" | "time_us" => "Option<::std::time::SystemTime>",
+        "span" => "Option<::std::time::Duration>",
+        "scaled" | "hundredths" | "first_scaled" | "percent" | "ratio" | "savings"
+        | "left_scaled" | "sum_scaled" => "Option<f64>",
+        "left" | "sum" | "count" | "member" | "key_in" | "number" | "days_until" | "prefix"
+        | "addresses" => "Option<i64>",
+        "label" | "label_either" | "kind_of" | "label_of_kind" | "either" | "before" | "after" => {
+            "Option<&str>"
+        }
+        "inside" | "title" | "upper" | "text_of_key" | "tier_name" | "text_of_size"
+        | "text_of_file_size" | "text_of_rate" | "text_of_speed" | "text_of_time"
+        | "text_of_mtu" => "Option<String>",
+        "words" | "list_of" | "named" => "Option<Vec<String>>",
+        "document" | "pick" | "when_list" => "Option<::serde_json::Value>",
+        "headers" => "Option<::std::collections::BTreeMap<String, String>>",
+        _ => "Option<bool>",
     }
 }
 
@@ -86,7 +111,39 @@ pub(super) fn generate(sources: &Sources, out: &mut Files) -> Types {
                 continue;
             }
             columns.entry(from.clone()).or_default();
-            getters.insert(name.clone(), (kind(&f["type"]), from, f["kind"].clone()));
+            getters.insert(
+                name.clone(),
+                (kind(&f["type"], &f["notes"]), from, f["kind"].clone()),
+            );
+        }
+        let mut computed = BTreeMap::new();
+        for f in sources.computed.iter().filter(|f| f["resource"] == **class) {
+            let from: Vec<&str> = f["from"].split(' ').collect();
+            for column in &from {
+                columns.entry((*column).to_owned()).or_default();
+            }
+            // Of one name, the SDK's is the computed one.
+            getters.remove(&f["property"]);
+            computed.insert(
+                f["property"].clone(),
+                (f["how"].clone(), from, f["with"].clone()),
+            );
+        }
+        // Columns that the SDK leaves to item access, where something is computed from a word in them.
+        for (how, from, _) in computed.values() {
+            let words = ["is", "is_not", "any", "label", "title"].contains(&how.as_str());
+            for column in from.iter().filter(|_| words) {
+                let plain = column.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+                if plain && !computed.contains_key(&(*column).to_owned()) {
+                    let column = (*column).to_owned();
+                    let getter = ("text", column.clone(), "raw".to_owned());
+                    getters.entry(column).or_insert(getter);
+                }
+            }
+        }
+        if columns.contains_key("name") {
+            let getter = ("text", "name".to_owned(), "raw".to_owned());
+            getters.entry("name".to_owned()).or_insert(getter);
         }
         let mut text = String::new();
         let _ = writeln!(
@@ -109,6 +166,19 @@ pub(super) fn generate(sources: &Sources, out: &mut Files) -> Types {
                 ident(&name.to_ascii_lowercase())
             );
         }
+        text.push_str("    } {\n");
+        for (name, (how, from, with)) in computed {
+            let told: Vec<String> = from.iter().map(|c| format!("`{c}`")).collect();
+            let from: Vec<String> = from.iter().map(|c| format!("{c:?}")).collect();
+            let _ = writeln!(
+                text,
+                "        /// Computed from {}.\n        {} => {} = {how} [ {} ] {with:?};",
+                told.join(", "),
+                ident(&name.to_ascii_lowercase()),
+                computed_type(&how),
+                from.join(" "),
+            );
+        }
         text.push_str("    }\n");
         let family = match rust.chars().next().unwrap_or('a') {
             'A'..='C' => "a_c",
@@ -129,7 +199,17 @@ pub(super) fn generate(sources: &Sources, out: &mut Files) -> Types {
     }
     let _ = writeln!(
         root,
-        "\n/// Class, table and default projection of each row type.\npub(crate) fn projection_of(class: &str) -> Option<(&'static str, String)> {{\n    use crate::RowType as _;\n    Some(match class {{"
+        "\n/// What is computed from a row of a class, by the SDK's names.\npub fn computed_of(class: &str, row: crate::Row) -> Option<crate::Row> {{\n    use crate::RowType as _;\n    Some(match class {{"
+    );
+    for (class, rust) in &types {
+        let _ = writeln!(
+            root,
+            "        {class:?} => {rust}::from_map(row).computed(),"
+        );
+    }
+    let _ = writeln!(
+        root,
+        "        _ => return None,\n    }})\n}}\n\n/// Class, table and default projection of each row type.\npub(crate) fn projection_of(class: &str) -> Option<(&'static str, String)> {{\n    use crate::RowType as _;\n    Some(match class {{"
     );
     for (class, rust) in &types {
         let _ = writeln!(

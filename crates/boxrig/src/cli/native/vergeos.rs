@@ -70,6 +70,12 @@ fn commands() -> Vec<String> {
     all
 }
 
+/// The command that calls a member.
+pub(crate) fn command_of(member: &Member) -> String {
+    let place = place_command(&member.accessor);
+    format!("boxrig vergeos {place} {}", member_command(&member.member))
+}
+
 /// The members of a place's command: the manager's own, then those of its rows that are called otherwise.
 fn members_of(command: &str) -> Vec<Member> {
     let mut found: Vec<Member> = Vec::new();

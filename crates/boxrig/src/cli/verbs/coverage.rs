@@ -17,6 +17,10 @@ use crate::cli::session::Session;
 /// Tests that were seen to exercise an operation and read its effect back; kept by `cargo xtask coverage`.
 const EXERCISED: &str = include_str!("../../../../../api/exercised.tsv");
 
+/// Members of the VergeOS SDK with the test that was seen to call each on our server and look at what came of it; written by
+/// `cargo xtask peers vergeos --write`.
+const MEMBERS: &str = include_str!("../../../../../api/vergeos-exercised.tsv");
+
 const COLUMNS: &[Column] = &[
     column("PLATFORM", "platform"),
     column("OPERATION", "operation"),
@@ -128,10 +132,66 @@ fn rows() -> Vec<Value> {
     rows
 }
 
+/// A row for each member of VergeOS' managers and rows. Those that give a manager are ways to others, and not counted.
+fn members() -> Vec<Value> {
+    let tests: BTreeMap<&str, &str> = MEMBERS
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_once('\t'))
+        .collect();
+    let refused: Vec<(&str, &str)> = boxrig_server::vergeos::NOT_IMPLEMENTED
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once('.'))
+        .collect();
+    let mut rows: BTreeMap<String, Value> = BTreeMap::new();
+    for member in boxrig_vergeos::member::members() {
+        let id = member.id();
+        if member.returned.ends_with("Manager") || rows.contains_key(&id) {
+            continue;
+        }
+        let exercised = tests.get(&*id);
+        let requests = member.requests();
+        let (method, table) = match requests.iter().find(|(m, _)| *m != "GET") {
+            Some((method, table)) => (*method, *table),
+            None => ("GET", requests.last().map_or(&*member.table, |(_, t)| *t)),
+        };
+        let actions = member.actions();
+        let none = refused.iter().any(|(table, action)| {
+            requests.iter().any(|(_, t)| t == table) && actions.contains(action)
+        });
+        let (server, note) = match (none, exercised) {
+            (true, _) => (
+                "none",
+                "answers 501 and names the operation; comes in a later version",
+            ),
+            (false, Some(_)) => ("full", ""),
+            (false, None) => (
+                "partial",
+                "served; no recorded test calls it on our server yet",
+            ),
+        };
+        let row = json!({
+            "platform": "vergeos",
+            "operation": id,
+            "method": method,
+            "path": format!("/api/v4/{table}"),
+            "client": member.is_carried_out(),
+            "cli": native::vergeos::command_of(&member),
+            "server": server,
+            "exercised": exercised.filter(|_| !none),
+            "note": (!note.is_empty()).then_some(note),
+        });
+        rows.insert(id, row);
+    }
+    rows.into_values().collect()
+}
+
 /// Prints the table.
 pub(crate) fn run(m: &ArgMatches) -> Outcome {
     let s = Session::new(m)?;
     let mut rows = rows();
+    rows.extend(members());
     let only = text(m, "platform");
     if !only.is_empty() {
         rows.retain(|row| row["platform"] == only);
@@ -167,7 +227,7 @@ mod tests {
 
     #[test]
     fn nothing_is_called_full_without_a_test() {
-        for row in rows() {
+        for row in rows().into_iter().chain(members()) {
             if row["server"] == "full" {
                 assert!(row["exercised"].is_string(), "{row}");
             } else {

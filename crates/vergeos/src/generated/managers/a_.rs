@@ -430,6 +430,6 @@ AuthSourceStateManagerCreate -> rows::AuthSourceState {  } + set }
 calls! { /// Settings of [`AuthSourceStateManager::get`].
 AuthSourceStateManagerGet -> rows::AuthSourceState { key key; fields list;  }  }
 calls! { /// Settings of [`AuthSourceStateManager::list`].
-AuthSourceStateManagerList -> Vec<rows::AuthSourceState> { filter filter; fields list; limit int; offset int; auth_source int;  } + set }
+AuthSourceStateManagerList -> Vec<rows::AuthSourceState> { filter filter; fields list; limit int; offset int; auth_source key;  } + set }
 calls! { /// Settings of [`AuthSourceStateManager::update`].
 AuthSourceStateManagerUpdate -> rows::AuthSourceState {  } + set }

@@ -117,12 +117,16 @@ impl CatalogManager {
         )
     }
     /// `CatalogManager.create`: `GET catalogs`, `POST catalogs`.
-    pub fn create(&self, name: impl Into<String>, repository: i64) -> CatalogManagerCreate {
+    pub fn create(
+        &self,
+        name: impl Into<String>,
+        repository: impl Into<crate::Key>,
+    ) -> CatalogManagerCreate {
         CatalogManagerCreate(
             self.0
                 .call("create")
                 .text("name", name)
-                .int("repository", repository),
+                .key("repository", repository),
         )
     }
     /// `CatalogManager.delete`: `DELETE catalogs`.
@@ -179,7 +183,7 @@ CatalogManagerCreate -> rows::Catalog { description text; publishing_scope text;
 calls! { /// Settings of [`CatalogManager::get`].
 CatalogManagerGet -> rows::Catalog { key key; name text; fields list;  }  }
 calls! { /// Settings of [`CatalogManager::list`].
-CatalogManagerList -> Vec<rows::Catalog> { filter filter; fields list; limit int; offset int; repository int; enabled flag;  } + set }
+CatalogManagerList -> Vec<rows::Catalog> { filter filter; fields list; limit int; offset int; repository key; enabled flag;  } + set }
 calls! { /// Settings of [`CatalogManager::update`].
 CatalogManagerUpdate -> rows::Catalog { name text; description text; publishing_scope text; enabled flag;  }  }
 /// CatalogRepository of the vendor's SDK: `client.catalog_repositories[CatalogRepository]`.
@@ -442,7 +446,7 @@ CatalogRepositoryStatusManagerCreate -> rows::CatalogRepositoryStatus {  } + set
 calls! { /// Settings of [`CatalogRepositoryStatusManager::get`].
 CatalogRepositoryStatusManagerGet -> rows::CatalogRepositoryStatus { key key; fields list;  }  }
 calls! { /// Settings of [`CatalogRepositoryStatusManager::list`].
-CatalogRepositoryStatusManagerList -> Vec<rows::CatalogRepositoryStatus> { filter filter; fields list; limit int; offset int; repository int;  } + set }
+CatalogRepositoryStatusManagerList -> Vec<rows::CatalogRepositoryStatus> { filter filter; fields list; limit int; offset int; repository key;  } + set }
 calls! { /// Settings of [`CatalogRepositoryStatusManager::update`].
 CatalogRepositoryStatusManagerUpdate -> rows::CatalogRepositoryStatus {  } + set }
 /// Certificate of the vendor's SDK: `client.certificates[Certificate]`.

@@ -200,7 +200,7 @@ OidcApplicationGroupManagerCreate -> rows::OidcApplicationGroup {  } + set }
 calls! { /// Settings of [`OidcApplicationGroupManager::get`].
 OidcApplicationGroupManagerGet -> rows::OidcApplicationGroup { key key; fields list;  }  }
 calls! { /// Settings of [`OidcApplicationGroupManager::list`].
-OidcApplicationGroupManagerList -> Vec<rows::OidcApplicationGroup> { filter filter; fields list; limit int; offset int; oidc_application int;  } + set }
+OidcApplicationGroupManagerList -> Vec<rows::OidcApplicationGroup> { filter filter; fields list; limit int; offset int; oidc_application key;  } + set }
 calls! { /// Settings of [`OidcApplicationGroupManager::update`].
 OidcApplicationGroupManagerUpdate -> rows::OidcApplicationGroup {  } + set }
 /// OidcApplicationLogManager of the vendor's SDK: `client.oidc_application_logs`, `client.oidc_applications[OidcApplication].logs`.
@@ -266,7 +266,7 @@ OidcApplicationLogManagerCreate -> rows::OidcApplicationLog {  } + set }
 calls! { /// Settings of [`OidcApplicationLogManager::get`].
 OidcApplicationLogManagerGet -> rows::OidcApplicationLog { key key; fields list;  }  }
 calls! { /// Settings of [`OidcApplicationLogManager::list`].
-OidcApplicationLogManagerList -> Vec<rows::OidcApplicationLog> { filter filter; fields list; limit int; offset int; oidc_application int; level text;  } + set }
+OidcApplicationLogManagerList -> Vec<rows::OidcApplicationLog> { filter filter; fields list; limit int; offset int; oidc_application key; level text;  } + set }
 calls! { /// Settings of [`OidcApplicationLogManager::list_audits`].
 OidcApplicationLogManagerListAudits -> Vec<rows::OidcApplicationLog> { limit int;  }  }
 calls! { /// Settings of [`OidcApplicationLogManager::list_errors`].
@@ -464,6 +464,6 @@ OidcApplicationUserManagerCreate -> rows::OidcApplicationUser {  } + set }
 calls! { /// Settings of [`OidcApplicationUserManager::get`].
 OidcApplicationUserManagerGet -> rows::OidcApplicationUser { key key; fields list;  }  }
 calls! { /// Settings of [`OidcApplicationUserManager::list`].
-OidcApplicationUserManagerList -> Vec<rows::OidcApplicationUser> { filter filter; fields list; limit int; offset int; oidc_application int;  } + set }
+OidcApplicationUserManagerList -> Vec<rows::OidcApplicationUser> { filter filter; fields list; limit int; offset int; oidc_application key;  } + set }
 calls! { /// Settings of [`OidcApplicationUserManager::update`].
 OidcApplicationUserManagerUpdate -> rows::OidcApplicationUser {  } + set }

@@ -432,14 +432,14 @@ impl TaskEventManager {
     /// `TaskEventManager.create`: `GET task_events`, `POST task_events`.
     pub fn create(
         &self,
-        task: i64,
+        task: impl Into<crate::Key>,
         event: impl Into<String>,
         table: impl Into<String>,
     ) -> TaskEventManagerCreate {
         TaskEventManagerCreate(
             self.0
                 .call("create")
-                .int("task", task)
+                .key("task", task)
                 .text("event", event)
                 .text("table", table),
         )
@@ -507,7 +507,7 @@ TaskEventManagerCreate -> rows::TaskEvent { event_name text; table_event_filters
 calls! { /// Settings of [`TaskEventManager::get`].
 TaskEventManagerGet -> rows::TaskEvent { key key; fields list;  }  }
 calls! { /// Settings of [`TaskEventManager::list`].
-TaskEventManagerList -> Vec<rows::TaskEvent> { filter filter; fields list; limit int; offset int; task int; owner int; table text; event text;  } + set }
+TaskEventManagerList -> Vec<rows::TaskEvent> { filter filter; fields list; limit int; offset int; task key; owner int; table text; event text;  } + set }
 calls! { /// Settings of [`TaskEventManager::list_by_table`].
 TaskEventManagerListByTable -> Vec<rows::TaskEvent> { limit int;  }  }
 calls! { /// Settings of [`TaskEventManager::list_for_owner`].
@@ -791,7 +791,7 @@ impl TaskScheduleManager {
 calls! { /// Settings of [`TaskScheduleManager::action`].
 TaskScheduleManagerAction -> serde_json::Value {  } + set }
 calls! { /// Settings of [`TaskScheduleManager::create`].
-TaskScheduleManagerCreate -> rows::TaskSchedule { description text; enabled flag; repeat_every text; repeat_iteration int; start_date text; end_date text; start_time_of_day int; end_time_of_day int; day_of_month text; monday flag; tuesday flag; wednesday flag; thursday flag; friday flag; saturday flag; sunday flag; task int;  }  }
+TaskScheduleManagerCreate -> rows::TaskSchedule { description text; enabled flag; repeat_every text; repeat_iteration int; start_date text; end_date text; start_time_of_day int; end_time_of_day int; day_of_month text; monday flag; tuesday flag; wednesday flag; thursday flag; friday flag; saturday flag; sunday flag; task key;  }  }
 calls! { /// Settings of [`TaskScheduleManager::get`].
 TaskScheduleManagerGet -> rows::TaskSchedule { key key; name text; fields list;  }  }
 calls! { /// Settings of [`TaskScheduleManager::get_schedule`].
@@ -834,11 +834,15 @@ impl TaskScheduleTriggerManager {
         )
     }
     /// `TaskScheduleTriggerManager.create`: `GET task_schedule_triggers`, `POST task_schedule_triggers`.
-    pub fn create(&self, task: i64, schedule: i64) -> Call<rows::TaskScheduleTrigger> {
+    pub fn create(
+        &self,
+        task: impl Into<crate::Key>,
+        schedule: impl Into<crate::Key>,
+    ) -> Call<rows::TaskScheduleTrigger> {
         self.0
             .call("create")
-            .int("task", task)
-            .int("schedule", schedule)
+            .key("task", task)
+            .key("schedule", schedule)
     }
     /// `TaskScheduleTriggerManager.delete`: `DELETE task_schedule_triggers`.
     pub fn delete(&self, key: impl Into<crate::Key>) -> Call<()> {
@@ -909,13 +913,13 @@ TaskScheduleTriggerManagerAction -> serde_json::Value {  } + set }
 calls! { /// Settings of [`TaskScheduleTriggerManager::get`].
 TaskScheduleTriggerManagerGet -> rows::TaskScheduleTrigger { key key; fields list;  }  }
 calls! { /// Settings of [`TaskScheduleTriggerManager::list`].
-TaskScheduleTriggerManagerList -> Vec<rows::TaskScheduleTrigger> { filter filter; fields list; limit int; offset int; task int; schedule int;  } + set }
+TaskScheduleTriggerManagerList -> Vec<rows::TaskScheduleTrigger> { filter filter; fields list; limit int; offset int; task key; schedule key;  } + set }
 calls! { /// Settings of [`TaskScheduleTriggerManager::list_for_schedule`].
 TaskScheduleTriggerManagerListForSchedule -> Vec<rows::TaskScheduleTrigger> { limit int;  }  }
 calls! { /// Settings of [`TaskScheduleTriggerManager::list_for_task`].
 TaskScheduleTriggerManagerListForTask -> Vec<rows::TaskScheduleTrigger> { limit int;  }  }
 calls! { /// Settings of [`TaskScheduleTriggerManager::update`].
-TaskScheduleTriggerManagerUpdate -> rows::TaskScheduleTrigger { task int; schedule int;  } + set }
+TaskScheduleTriggerManagerUpdate -> rows::TaskScheduleTrigger { task key; schedule key;  } + set }
 /// TaskScript of the vendor's SDK: `client.task_scripts[TaskScript]`.
 #[derive(Clone, Debug)]
 pub struct TaskScriptAt(pub(crate) Node);

@@ -277,7 +277,7 @@ UpdatePackageManagerCreate -> rows::UpdatePackage {  } + set }
 calls! { /// Settings of [`UpdatePackageManager::get`].
 UpdatePackageManagerGet -> rows::UpdatePackage { key key; name text; fields list;  }  }
 calls! { /// Settings of [`UpdatePackageManager::list`].
-UpdatePackageManagerList -> Vec<rows::UpdatePackage> { filter filter; fields list; limit int; offset int; branch int;  } + set }
+UpdatePackageManagerList -> Vec<rows::UpdatePackage> { filter filter; fields list; limit int; offset int; branch key;  } + set }
 calls! { /// Settings of [`UpdatePackageManager::update`].
 UpdatePackageManagerUpdate -> rows::UpdatePackage {  } + set }
 /// UpdateSettings of the vendor's SDK: `client.update_settings[UpdateSettings]`.
@@ -392,7 +392,7 @@ UpdateSettingsManagerGet -> rows::UpdateSettings { key key; fields list;  }  }
 calls! { /// Settings of [`UpdateSettingsManager::list`].
 UpdateSettingsManagerList -> Vec<rows::UpdateSettings> { filter filter; fields list; limit int; offset int;  } + set }
 calls! { /// Settings of [`UpdateSettingsManager::update`].
-UpdateSettingsManagerUpdate -> rows::UpdateSettings { key key; source int; branch int; user text; password text; auto_refresh flag; auto_update flag; auto_reboot flag; update_time text; max_vsan_usage int; warm_reboot flag; multi_cluster_update flag; snapshot_cloud_on_update flag; snapshot_cloud_expire_seconds int; anonymize_statistics flag;  }  }
+UpdateSettingsManagerUpdate -> rows::UpdateSettings { key key; source key; branch key; user text; password text; auto_refresh flag; auto_update flag; auto_reboot flag; update_time text; max_vsan_usage int; warm_reboot flag; multi_cluster_update flag; snapshot_cloud_on_update flag; snapshot_cloud_expire_seconds int; anonymize_statistics flag;  }  }
 calls! { /// Settings of [`UpdateSettingsManager::update_all`].
 UpdateSettingsManagerUpdateAll -> serde_json::Value { force flag;  }  }
 /// UpdateSource of the vendor's SDK: `client.update_sources[UpdateSource]`.
@@ -574,7 +574,7 @@ UpdateSourcePackageManagerCreate -> rows::UpdateSourcePackage {  } + set }
 calls! { /// Settings of [`UpdateSourcePackageManager::get`].
 UpdateSourcePackageManagerGet -> rows::UpdateSourcePackage { key key; name text; fields list;  }  }
 calls! { /// Settings of [`UpdateSourcePackageManager::list`].
-UpdateSourcePackageManagerList -> Vec<rows::UpdateSourcePackage> { filter filter; fields list; limit int; offset int; source int; branch int; downloaded flag;  } + set }
+UpdateSourcePackageManagerList -> Vec<rows::UpdateSourcePackage> { filter filter; fields list; limit int; offset int; source key; branch key; downloaded flag;  } + set }
 calls! { /// Settings of [`UpdateSourcePackageManager::update`].
 UpdateSourcePackageManagerUpdate -> rows::UpdateSourcePackage {  } + set }
 /// UpdateSourceStatusManager of the vendor's SDK: `client.update_source_status`, `client.update_sources[UpdateSource].status`.
@@ -635,7 +635,7 @@ UpdateSourceStatusManagerCreate -> rows::UpdateSourceStatus {  } + set }
 calls! { /// Settings of [`UpdateSourceStatusManager::get`].
 UpdateSourceStatusManagerGet -> rows::UpdateSourceStatus { key key; fields list;  }  }
 calls! { /// Settings of [`UpdateSourceStatusManager::list`].
-UpdateSourceStatusManagerList -> Vec<rows::UpdateSourceStatus> { filter filter; fields list; limit int; offset int; source int;  } + set }
+UpdateSourceStatusManagerList -> Vec<rows::UpdateSourceStatus> { filter filter; fields list; limit int; offset int; source key;  } + set }
 calls! { /// Settings of [`UpdateSourceStatusManager::update`].
 UpdateSourceStatusManagerUpdate -> rows::UpdateSourceStatus {  } + set }
 /// User of the vendor's SDK: `client.users[User]`.

@@ -677,7 +677,7 @@ impl VmImportManager {
 calls! { /// Settings of [`VmImportManager::action`].
 VmImportManagerAction -> serde_json::Value {  } + set }
 calls! { /// Settings of [`VmImportManager::create`].
-VmImportManagerCreate -> rows::VmImport { file int; volume text; volume_path text; shared_object int; preserve_macs flag; preserve_drive_format flag; preferred_tier text; no_optical_drives flag; override_drive_interface text; override_nic_interface text; cleanup_on_delete flag; importing flag;  }  }
+VmImportManagerCreate -> rows::VmImport { file key; volume text; volume_path text; shared_object int; preserve_macs flag; preserve_drive_format flag; preferred_tier text; no_optical_drives flag; override_drive_interface text; override_nic_interface text; cleanup_on_delete flag; importing flag;  }  }
 calls! { /// Settings of [`VmImportManager::get`].
 VmImportManagerGet -> rows::VmImport { key key; name text; fields list;  }  }
 calls! { /// Settings of [`VmImportManager::list`].
@@ -1445,8 +1445,8 @@ impl VolumeVmExportManager {
         self.0.call("cleanup_exports").key("key", key)
     }
     /// `VolumeVmExportManager.create`: `GET volume_vm_exports`, `POST volume_vm_exports`.
-    pub fn create(&self, volume: i64) -> VolumeVmExportManagerCreate {
-        VolumeVmExportManagerCreate(self.0.call("create").int("volume", volume))
+    pub fn create(&self, volume: impl Into<crate::Key>) -> VolumeVmExportManagerCreate {
+        VolumeVmExportManagerCreate(self.0.call("create").key("volume", volume))
     }
     /// `VolumeVmExportManager.delete`: `DELETE volume_vm_exports`.
     pub fn delete(&self, key: impl Into<crate::Key>) -> Call<()> {
@@ -1510,9 +1510,9 @@ VolumeVmExportManagerAction -> serde_json::Value {  } + set }
 calls! { /// Settings of [`VolumeVmExportManager::create`].
 VolumeVmExportManagerCreate -> rows::VolumeVmExport { quiesced flag; create_current flag; max_exports int;  }  }
 calls! { /// Settings of [`VolumeVmExportManager::get`].
-VolumeVmExportManagerGet -> rows::VolumeVmExport { key key; volume int; fields list;  }  }
+VolumeVmExportManagerGet -> rows::VolumeVmExport { key key; volume key; fields list;  }  }
 calls! { /// Settings of [`VolumeVmExportManager::list`].
-VolumeVmExportManagerList -> Vec<rows::VolumeVmExport> { filter filter; fields list; limit int; offset int; status text; volume int;  } + set }
+VolumeVmExportManagerList -> Vec<rows::VolumeVmExport> { filter filter; fields list; limit int; offset int; status text; volume key;  } + set }
 calls! { /// Settings of [`VolumeVmExportManager::start_export`].
 VolumeVmExportManagerStartExport -> serde_json::Value { name text; vms keys;  }  }
 calls! { /// Settings of [`VolumeVmExportManager::update`].
@@ -1568,7 +1568,7 @@ VolumeVmExportStatManagerCreate -> rows::VolumeVmExportStat {  } + set }
 calls! { /// Settings of [`VolumeVmExportStatManager::get`].
 VolumeVmExportStatManagerGet -> rows::VolumeVmExportStat { key key; fields list;  }  }
 calls! { /// Settings of [`VolumeVmExportStatManager::list`].
-VolumeVmExportStatManagerList -> Vec<rows::VolumeVmExportStat> { filter filter; fields list; limit int; offset int; volume_vm_exports int;  } + set }
+VolumeVmExportStatManagerList -> Vec<rows::VolumeVmExportStat> { filter filter; fields list; limit int; offset int; volume_vm_exports key;  } + set }
 calls! { /// Settings of [`VolumeVmExportStatManager::update`].
 VolumeVmExportStatManagerUpdate -> rows::VolumeVmExportStat {  } + set }
 /// VsanQueryManager of the vendor's SDK: `client.vsan_queries`.

@@ -25,10 +25,20 @@ crate::row_types! {
         user_key int "user";
         /// The column `user_name`.
         user_name text "user_name";
+    } {
+        /// Computed from `created`.
+        created_datetime => Option<::std::time::SystemTime> = time [ "created" ] "";
+        /// Computed from `expires`.
+        expires_datetime => Option<::std::time::SystemTime> = time [ "expires" ] "";
+        /// Computed from `expires`.
+        is_expired => Option<bool> = past [ "expires" ] "";
+        /// Computed from `lastlogin_stamp`.
+        last_login_datetime => Option<::std::time::SystemTime> = time [ "lastlogin_stamp" ] "";
     }
     /// A row of ``: `APIKeyCreated` of the vendor's SDK.
     ApiKeyCreated "APIKeyCreated" "" [
 "$key" "$key" ] {
+    } {
     }
     /// A row of `alarms`: `Alarm` of the vendor's SDK.
     Alarm "Alarm" "alarms" [
@@ -42,7 +52,7 @@ crate::row_types! {
         /// Computed by the server, as `alarm_type_name`.
         alarm_type text "alarm_type_name";
         /// The column `alarm_type`, by the SDK's name.
-        alarm_type_key text "alarm_type";
+        alarm_type_key key "alarm_type";
         /// The column `archived_by`.
         archived_by text "archived_by";
         /// Computed by the server, as `alarm_type_description`.
@@ -52,7 +62,7 @@ crate::row_types! {
         /// The column `level`.
         level text "level";
         /// The column `owner`, by the SDK's name.
-        owner_key text "owner";
+        owner_key key "owner";
         /// The column `owner_name`.
         owner_name text "owner_name";
         /// The column `owner_type`.
@@ -64,11 +74,24 @@ crate::row_types! {
         /// The column `status`.
         status text "status";
         /// The column `sub_owner`.
-        sub_owner text "sub_owner";
+        sub_owner key "sub_owner";
+    } {
+        /// Computed from `created`.
+        created_at => Option<::std::time::SystemTime> = time [ "created" ] "";
+        /// Computed from `snooze`.
+        is_snoozed => Option<bool> = future [ "snooze" ] "";
+        /// Computed from `level`.
+        level_display => Option<String> = title [ "level" ] "";
+        /// Computed from `modified`.
+        modified_at => Option<::std::time::SystemTime> = time [ "modified" ] "";
+        /// Computed from `owner_type`.
+        owner_type_display => Option<&str> = label [ "owner_type" ] "vms=VM|vnets=Network|nodes=Node|tenant_nodes=Tenant|users=User|system=System|cloud_snapshots=CloudSnapshot";
+        /// Computed from `snooze`.
+        snooze_until => Option<::std::time::SystemTime> = time [ "snooze" ] "";
     }
     /// A row of ``: `AlarmHistory` of the vendor's SDK.
     AlarmHistory "AlarmHistory" "" [
-"$key" "$key" "alarm_id" "" "alarm_type" "" "archived_by" "" "level" "" "owner" "" "status" "" ] {
+"$key" "$key" "alarm_id" "" "alarm_lowered" "" "alarm_raised" "" "alarm_type" "" "archived_by" "" "level" "" "owner" "" "status" "" ] {
         /// The column `alarm_id`.
         alarm_id text "alarm_id";
         /// The column `alarm_type`.
@@ -81,6 +104,13 @@ crate::row_types! {
         owner text "owner";
         /// The column `status`.
         status text "status";
+    } {
+        /// Computed from `level`.
+        level_display => Option<String> = title [ "level" ] "";
+        /// Computed from `alarm_lowered`.
+        lowered_at => Option<::std::time::SystemTime> = time [ "alarm_lowered" ] "";
+        /// Computed from `alarm_raised`.
+        raised_at => Option<::std::time::SystemTime> = time [ "alarm_raised" ] "";
     }
     /// A row of `auth_sources`: `AuthSource` of the vendor's SDK.
     AuthSource "AuthSource" "auth_sources" [
@@ -97,6 +127,23 @@ crate::row_types! {
         name text "name";
         /// The column `settings`.
         settings json "settings";
+    } {
+        /// Computed from `button_background_color`, `button_color`, `button_fa_icon`, `icon_color`.
+        button_style => Option<::serde_json::Value> = pick [ "button_background_color" "button_color" "button_fa_icon" "icon_color" ] "background_color,text_color,icon,icon_color";
+        /// Computed from `driver`.
+        is_azure => Option<bool> = is [ "driver" ] "azure";
+        /// Computed from `driver`.
+        is_gitlab => Option<bool> = is [ "driver" ] "gitlab";
+        /// Computed from `driver`.
+        is_google => Option<bool> = is [ "driver" ] "google";
+        /// Computed from `driver`.
+        is_oauth2 => Option<bool> = is [ "driver" ] "oauth2";
+        /// Computed from `driver`.
+        is_okta => Option<bool> = is [ "driver" ] "okta";
+        /// Computed from `driver`.
+        is_openid => Option<bool> = is [ "driver" ] "openid,openid-well-known";
+        /// Computed from `driver`.
+        is_vergeos => Option<bool> = is [ "driver" ] "verge.io";
     }
     /// A row of `auth_source_states`: `AuthSourceState` of the vendor's SDK.
     AuthSourceState "AuthSourceState" "auth_source_states" [
@@ -105,6 +152,9 @@ crate::row_types! {
         auth_source_key int "auth_source";
         /// The column `meta`.
         meta json "meta";
+    } {
+        /// Computed from `timestamp`.
+        is_expired => Option<bool> = older [ "timestamp" ] "900";
     }
     /// A row of `vnet_bgp_ip`: `BGPIPCommand` of the vendor's SDK.
     BgpipCommand "BGPIPCommand" "vnet_bgp_ip" [
@@ -117,6 +167,7 @@ crate::row_types! {
         order_id int "orderid";
         /// The column `params`.
         params text "params";
+    } {
     }
     /// A row of `vnet_bgp_interfaces`: `BGPInterface` of the vendor's SDK.
     BgpInterface "BGPInterface" "vnet_bgp_interfaces" [
@@ -143,6 +194,7 @@ crate::row_types! {
         network_address text "network";
         /// The column `nic`.
         nic int "nic";
+    } {
     }
     /// A row of `vnet_bgp_interface_commands`: `BGPInterfaceCommand` of the vendor's SDK.
     BgpInterfaceCommand "BGPInterfaceCommand" "vnet_bgp_interface_commands" [
@@ -155,6 +207,7 @@ crate::row_types! {
         order_id int "orderid";
         /// The column `params`.
         params text "params";
+    } {
     }
     /// A row of `vnet_bgp_routemaps`: `BGPRouteMap` of the vendor's SDK.
     BgpRouteMap "BGPRouteMap" "vnet_bgp_routemaps" [
@@ -167,6 +220,7 @@ crate::row_types! {
         sequence int "sequence";
         /// The column `tag`.
         tag text "tag";
+    } {
     }
     /// A row of `vnet_bgp_routemap_commands`: `BGPRouteMapCommand` of the vendor's SDK.
     BgpRouteMapCommand "BGPRouteMapCommand" "vnet_bgp_routemap_commands" [
@@ -179,6 +233,7 @@ crate::row_types! {
         order_id int "orderid";
         /// The column `params`.
         params text "params";
+    } {
     }
     /// A row of `vnet_bgp_routers`: `BGPRouter` of the vendor's SDK.
     BgpRouter "BGPRouter" "vnet_bgp_routers" [
@@ -187,6 +242,7 @@ crate::row_types! {
         asn int "asn";
         /// The column `bgp`.
         bgp int "bgp";
+    } {
     }
     /// A row of `vnet_bgp_router_commands`: `BGPRouterCommand` of the vendor's SDK.
     BgpRouterCommand "BGPRouterCommand" "vnet_bgp_router_commands" [
@@ -203,6 +259,7 @@ crate::row_types! {
         order_id int "orderid";
         /// The column `params`.
         params text "params";
+    } {
     }
     /// A row of `billing`: `BillingRecord` of the vendor's SDK.
     BillingRecord "BillingRecord" "billing" [
@@ -281,10 +338,70 @@ crate::row_types! {
         vgpus_used int "vgpus";
         /// The column `workload_datapoints`.
         workload_datapoints int "workload_datapoints";
+    } {
+        /// Computed from `used_cores`, `total_cores`.
+        cpu_utilization_pct => Option<f64> = percent [ "used_cores" "total_cores" ] "";
+        /// Computed from `created`.
+        created => Option<::std::time::SystemTime> = time [ "created" ] "";
+        /// Computed from `from`.
+        from_time => Option<::std::time::SystemTime> = time [ "from" ] "";
+        /// Computed from `gpus`, `gpus_total`.
+        gpu_utilization_pct => Option<f64> = percent [ "gpus" "gpus_total" ] "";
+        /// Computed from `online_ram`.
+        online_ram_gb => Option<f64> = scaled [ "online_ram" ] "1024";
+        /// Computed from `phys_ram_used`.
+        phys_ram_used_gb => Option<f64> = scaled [ "phys_ram_used" ] "1073741824";
+        /// Computed from `phys_vram_used`.
+        phys_vram_used_gb => Option<f64> = scaled [ "phys_vram_used" ] "1073741824";
+        /// Computed from `used_ram`, `total_ram`.
+        ram_utilization_pct => Option<f64> = percent [ "used_ram" "total_ram" ] "";
+        /// Computed from `sent`.
+        sent => Option<::std::time::SystemTime> = time [ "sent" ] "";
+        /// Computed from `tier_0_total`.
+        tier0_total_gb => Option<f64> = scaled [ "tier_0_total" ] "1073741824";
+        /// Computed from `tier_0_used`.
+        tier0_used_gb => Option<f64> = scaled [ "tier_0_used" ] "1073741824";
+        /// Computed from `tier_1_total`.
+        tier1_total_gb => Option<f64> = scaled [ "tier_1_total" ] "1073741824";
+        /// Computed from `tier_1_used`.
+        tier1_used_gb => Option<f64> = scaled [ "tier_1_used" ] "1073741824";
+        /// Computed from `tier_2_total`.
+        tier2_total_gb => Option<f64> = scaled [ "tier_2_total" ] "1073741824";
+        /// Computed from `tier_2_used`.
+        tier2_used_gb => Option<f64> = scaled [ "tier_2_used" ] "1073741824";
+        /// Computed from `tier_3_total`.
+        tier3_total_gb => Option<f64> = scaled [ "tier_3_total" ] "1073741824";
+        /// Computed from `tier_3_used`.
+        tier3_used_gb => Option<f64> = scaled [ "tier_3_used" ] "1073741824";
+        /// Computed from `tier_4_total`.
+        tier4_total_gb => Option<f64> = scaled [ "tier_4_total" ] "1073741824";
+        /// Computed from `tier_4_used`.
+        tier4_used_gb => Option<f64> = scaled [ "tier_4_used" ] "1073741824";
+        /// Computed from `tier_5_total`.
+        tier5_total_gb => Option<f64> = scaled [ "tier_5_total" ] "1073741824";
+        /// Computed from `tier_5_used`.
+        tier5_used_gb => Option<f64> = scaled [ "tier_5_used" ] "1073741824";
+        /// Computed from `to`.
+        to_time => Option<::std::time::SystemTime> = time [ "to" ] "";
+        /// Computed from `total_ram`.
+        total_ram_gb => Option<f64> = scaled [ "total_ram" ] "1024";
+        /// Computed from `tier_0_total`, `tier_1_total`, `tier_2_total`, `tier_3_total`, `tier_4_total`, `tier_5_total`.
+        total_storage_total => Option<i64> = sum [ "tier_0_total" "tier_1_total" "tier_2_total" "tier_3_total" "tier_4_total" "tier_5_total" ] "";
+        /// Computed from `tier_0_total`, `tier_1_total`, `tier_2_total`, `tier_3_total`, `tier_4_total`, `tier_5_total`.
+        total_storage_total_gb => Option<f64> = sum_scaled [ "tier_0_total" "tier_1_total" "tier_2_total" "tier_3_total" "tier_4_total" "tier_5_total" ] "1073741824";
+        /// Computed from `tier_0_used`, `tier_1_used`, `tier_2_used`, `tier_3_used`, `tier_4_used`, `tier_5_used`.
+        total_storage_used => Option<i64> = sum [ "tier_0_used" "tier_1_used" "tier_2_used" "tier_3_used" "tier_4_used" "tier_5_used" ] "";
+        /// Computed from `tier_0_used`, `tier_1_used`, `tier_2_used`, `tier_3_used`, `tier_4_used`, `tier_5_used`.
+        total_storage_used_gb => Option<f64> = sum_scaled [ "tier_0_used" "tier_1_used" "tier_2_used" "tier_3_used" "tier_4_used" "tier_5_used" ] "1073741824";
+        /// Computed from `used_ram`.
+        used_ram_gb => Option<f64> = scaled [ "used_ram" ] "1024";
+        /// Computed from `vgpus`, `vgpus_total`.
+        vgpu_utilization_pct => Option<f64> = percent [ "vgpus" "vgpus_total" ] "";
     }
     /// A row of ``: `CIFSSettings` of the vendor's SDK.
     CifsSettings "CIFSSettings" "" [
 "$key" "$key" ] {
+    } {
     }
     /// A row of `catalogs`: `Catalog` of the vendor's SDK.
     Catalog "Catalog" "catalogs" [
@@ -305,6 +422,7 @@ crate::row_types! {
         repository_key int "repository";
         /// The column `publishing_scope`, by the SDK's name.
         scope text "publishing_scope";
+    } {
     }
     /// A row of `catalog_logs`: `CatalogLog` of the vendor's SDK.
     CatalogLog "CatalogLog" "catalog_logs" [
@@ -313,14 +431,19 @@ crate::row_types! {
         catalog_display text "catalog_display";
         /// The column `catalog`, by the SDK's name.
         catalog_key text "catalog";
-        /// The column `level`, by the SDK's name.
-        is_error flag "level";
+        /// The column `level`.
+        level text "level";
         /// The column `text`.
         text text "text";
         /// The column `timestamp`.
         timestamp int "timestamp";
         /// The column `user`.
         user text "user";
+    } {
+        /// Computed from `level`.
+        is_error => Option<bool> = is [ "level" ] "error,critical";
+        /// Computed from `level`.
+        is_warning => Option<bool> = is [ "level" ] "warning";
     }
     /// A row of `catalog_repositories`: `CatalogRepository` of the vendor's SDK.
     CatalogRepository "CatalogRepository" "catalog_repositories" [
@@ -333,8 +456,6 @@ crate::row_types! {
         description text "description";
         /// The column `enabled`, by the SDK's name.
         is_enabled flag "enabled";
-        /// The column `type`, by the SDK's name.
-        is_remote flag "type";
         /// The column `last_refreshed`.
         last_refreshed json "last_refreshed";
         /// The column `max_tier`.
@@ -351,16 +472,23 @@ crate::row_types! {
         status_state text "status_state";
         /// The column `status_value`.
         status_value text "status_value";
+        /// The column `type`.
+        r#type text "type";
         /// The column `url`.
         url text "url";
         /// The column `user`.
         user text "user";
+    } {
+        /// Computed from `type`.
+        is_local => Option<bool> = is [ "type" ] "local";
+        /// Computed from `type`.
+        is_remote => Option<bool> = is [ "type" ] "remote,remote-git,yottabyte,provider";
     }
     /// A row of `catalog_repository_logs`: `CatalogRepositoryLog` of the vendor's SDK.
     CatalogRepositoryLog "CatalogRepositoryLog" "catalog_repository_logs" [
 "$key" "$key" "catalog_repository" "catalog_repository" "level" "level" "repository_display" "catalog_repository#name as repository_display" "text" "text" "timestamp" "timestamp" "user" "user" ] {
-        /// The column `level`, by the SDK's name.
-        is_error flag "level";
+        /// The column `level`.
+        level text "level";
         /// The column `repository_display`.
         repository_display json "repository_display";
         /// The column `catalog_repository`, by the SDK's name.
@@ -371,20 +499,34 @@ crate::row_types! {
         timestamp int "timestamp";
         /// The column `user`.
         user text "user";
+    } {
+        /// Computed from `level`.
+        is_error => Option<bool> = is [ "level" ] "error,critical";
+        /// Computed from `level`.
+        is_warning => Option<bool> = is [ "level" ] "warning";
     }
     /// A row of `catalog_repository_status`: `CatalogRepositoryStatus` of the vendor's SDK.
     CatalogRepositoryStatus "CatalogRepositoryStatus" "catalog_repository_status" [
 "$key" "$key" "info" "info" "last_update" "last_update" "repository" "repository" "repository_display" "repository#name as repository_display" "state" "state" "status" "status" ] {
         /// The column `info`.
         info json "info";
-        /// The column `status`, by the SDK's name.
-        is_busy flag "status";
         /// The column `last_update`.
         last_update int "last_update";
         /// The column `repository_display`.
         repository_display json "repository_display";
         /// The column `repository`, by the SDK's name.
         repository_key int "repository";
+        /// The column `state`.
+        state text "state";
+        /// The column `status`.
+        status text "status";
+    } {
+        /// Computed from `status`.
+        is_busy => Option<bool> = is [ "status" ] "refreshing,downloading,installing,applying";
+        /// Computed from `state`.
+        is_error => Option<bool> = is [ "state" ] "error";
+        /// Computed from `state`.
+        is_online => Option<bool> = is [ "state" ] "online";
     }
     /// A row of `certificates`: `Certificate` of the vendor's SDK.
     Certificate "Certificate" "certificates" [
@@ -411,6 +553,29 @@ crate::row_types! {
         private_key text "private";
         /// The column `public`, by the SDK's name.
         public_key text "public";
+        /// The column `type`.
+        r#type text "type";
+    } {
+        /// Computed from `type`.
+        cert_type_display => Option<&str> = label [ "type" ] "manual=Manual|letsencrypt=Let's Encrypt|self_signed=Self-Signed";
+        /// Computed from `created`.
+        created_at => Option<::std::time::SystemTime> = time [ "created" ] "";
+        /// Computed from `expires`.
+        days_until_expiry => Option<i64> = days_until [ "expires" ] "";
+        /// Computed from `domain`, `domainname`.
+        domain => Option<&str> = either [ "domain" "domainname" ] "";
+        /// Computed from `domainlist`.
+        domain_list => Option<Vec<String>> = words [ "domainlist" ] ",";
+        /// Computed from `domain`, `domainname`.
+        domain_name => Option<&str> = either [ "domain" "domainname" ] "";
+        /// Computed from `expires`.
+        expires_at => Option<::std::time::SystemTime> = time [ "expires" ] "";
+        /// Computed from `key_type`.
+        key_type_display => Option<String> = upper [ "key_type" ] "";
+        /// Computed from `modified`.
+        modified_at => Option<::std::time::SystemTime> = time [ "modified" ] "";
+        /// Computed from `rsa_key_size`.
+        rsa_key_size => Option<i64> = number [ "rsa_key_size" ] "";
     }
     /// A row of `cloudinit_files`: `CloudInitFile` of the vendor's SDK.
     CloudInitFile "CloudInitFile" "cloudinit_files" [
@@ -433,6 +598,13 @@ crate::row_types! {
         render text "render";
         /// The column `used_bytes`.
         used_bytes int "used_bytes";
+    } {
+        /// Computed from `modified`.
+        modified_at => Option<::std::time::SystemTime> = time [ "modified" ] "";
+        /// Computed from `render`.
+        render_display => Option<&str> = label [ "render" ] "no=No|variables=Variables|jinja2=Jinja2";
+        /// Computed from `owner`.
+        vm_key => Option<i64> = key_in [ "owner" ] "vms";
     }
     /// A row of `cloud_snapshots`: `CloudSnapshot` of the vendor's SDK.
     CloudSnapshot "CloudSnapshot" "cloud_snapshots" [
@@ -455,6 +627,17 @@ crate::row_types! {
         status text "status";
         /// The column `status_info`.
         status_info text "status_info";
+    } {
+        /// Computed from `created`.
+        created_at => Option<::std::time::SystemTime> = time [ "created" ] "";
+        /// Computed from `expires`.
+        expires_at => Option<::std::time::SystemTime> = time [ "expires" ] "";
+        /// Computed from `immutable_lock_expires`.
+        immutable_lock_expires_at => Option<::std::time::SystemTime> = time [ "immutable_lock_expires" ] "";
+        /// Computed from `immutable_status`.
+        is_locked => Option<bool> = is [ "immutable_status" ] "locked";
+        /// Computed from `expires`.
+        never_expires => Option<bool> = zero [ "expires" ] "";
     }
     /// A row of `cloud_snapshot_tenants`: `CloudSnapshotTenant` of the vendor's SDK.
     CloudSnapshotTenant "CloudSnapshotTenant" "cloud_snapshot_tenants" [
@@ -481,6 +664,7 @@ crate::row_types! {
         status_info text "status_info";
         /// The column `uuid`.
         uuid text "uuid";
+    } {
     }
     /// A row of `cloud_snapshot_vms`: `CloudSnapshotVM` of the vendor's SDK.
     CloudSnapshotVm "CloudSnapshotVM" "cloud_snapshot_vms" [
@@ -509,6 +693,7 @@ crate::row_types! {
         status_info text "status_info";
         /// The column `uuid`.
         uuid text "uuid";
+    } {
     }
     /// A row of `clusters`: `Cluster` of the vendor's SDK.
     Cluster "Cluster" "clusters" [
@@ -569,6 +754,19 @@ crate::row_types! {
         used_cores int "used_cores";
         /// Computed by the server, as `used_ram`.
         used_ram_mb int "used_ram";
+    } {
+        /// Computed from `used_cores`, `online_cores`.
+        cores_used_percent => Option<f64> = percent [ "used_cores" "online_cores" ] "";
+        /// Computed from `created`.
+        created_at => Option<::std::time::SystemTime> = time [ "created" ] "";
+        /// Computed from `online_ram`.
+        online_ram_gb => Option<f64> = scaled [ "online_ram" ] "1024";
+        /// Computed from `used_ram`, `online_ram`.
+        ram_used_percent => Option<f64> = percent [ "used_ram" "online_ram" ] "";
+        /// Computed from `total_ram`.
+        total_ram_gb => Option<f64> = scaled [ "total_ram" ] "1024";
+        /// Computed from `used_ram`.
+        used_ram_gb => Option<f64> = scaled [ "used_ram" ] "1024";
     }
     /// A row of `cluster_status`: `ClusterStatus` of the vendor's SDK.
     ClusterStatus "ClusterStatus" "cluster_status" [
@@ -607,6 +805,9 @@ crate::row_types! {
         used_cores int "used_cores";
         /// The column `used_ram`.
         used_ram int "used_ram";
+    } {
+        /// Computed from `status`, `state`.
+        is_online => Option<bool> = any [ "status" "state" ] "online,online";
     }
     /// A row of `cluster_tiers`: `ClusterTier` of the vendor's SDK.
     ClusterTier "ClusterTier" "cluster_tiers" [
@@ -645,10 +846,25 @@ crate::row_types! {
         write_bps int "wbps";
         /// Computed by the server, as `wops`.
         write_ops int "wops";
+    } {
+        /// Computed from `capacity`.
+        capacity_gb => Option<f64> = scaled [ "capacity" ] "1073741824";
+        /// Computed from `capacity`.
+        capacity_tb => Option<f64> = scaled [ "capacity" ] "1099511627776";
+        /// Computed from `capacity`, `used`.
+        free_bytes => Option<i64> = left [ "capacity" "used" ] "";
+        /// Computed from `capacity`, `used`.
+        free_gb => Option<f64> = left_scaled [ "capacity" "used" ] "1073741824";
+        /// Computed from `used`.
+        used_gb => Option<f64> = scaled [ "used" ] "1073741824";
+        /// Computed from `used`, `capacity`, `used_pct`.
+        used_percent => Option<f64> = percent [ "used" "capacity" "used_pct" ] "";
+        /// Computed from `used`.
+        used_tb => Option<f64> = scaled [ "used" ] "1099511627776";
     }
     /// A row of ``: `ClusterTierStats` of the vendor's SDK.
     ClusterTierStats "ClusterTierStats" "" [
-"$key" "$key" "rbps" "" "read_bytes" "" "reads" "" "rops" "" "tier" "" "wbps" "" "wops" "" "write_bytes" "" "writes" "" ] {
+"$key" "$key" "last_update" "" "rbps" "" "read_bytes" "" "reads" "" "rops" "" "tier" "" "wbps" "" "wops" "" "write_bytes" "" "writes" "" ] {
         /// The column `rbps`, by the SDK's name.
         read_bps int "rbps";
         /// The column `rops`, by the SDK's name.
@@ -667,6 +883,13 @@ crate::row_types! {
         write_bps int "wbps";
         /// The column `wops`, by the SDK's name.
         write_ops int "wops";
+    } {
+        /// Computed from `last_update`.
+        last_update => Option<::std::time::SystemTime> = time [ "last_update" ] "";
+        /// Computed from `rbps`.
+        read_mbps => Option<f64> = scaled [ "rbps" ] "1048576";
+        /// Computed from `wbps`.
+        write_mbps => Option<f64> = scaled [ "wbps" ] "1048576";
     }
     /// A row of ``: `ClusterTierStatsHistoryLong` of the vendor's SDK.
     ClusterTierStatsHistoryLong "ClusterTierStatsHistoryLong" "" [
@@ -703,6 +926,15 @@ crate::row_types! {
         write_ops_avg int "wops_avg";
         /// The column `wops_peak`, by the SDK's name.
         write_ops_peak int "wops_peak";
+    } {
+        /// Computed from `capacity`.
+        capacity_gb => Option<f64> = scaled [ "capacity" ] "1073741824";
+        /// Computed from `timestamp`.
+        timestamp => Option<::std::time::SystemTime> = time [ "timestamp" ] "";
+        /// Computed from `used`.
+        used_gb => Option<f64> = scaled [ "used" ] "1073741824";
+        /// Computed from `used`, `capacity`.
+        used_percent => Option<f64> = percent [ "used" "capacity" ] "";
     }
     /// A row of ``: `ClusterTierStatsHistoryShort` of the vendor's SDK.
     ClusterTierStatsHistoryShort "ClusterTierStatsHistoryShort" "" [
@@ -731,10 +963,19 @@ crate::row_types! {
         write_bps int "wbps";
         /// The column `wops`, by the SDK's name.
         write_ops int "wops";
+    } {
+        /// Computed from `capacity`.
+        capacity_gb => Option<f64> = scaled [ "capacity" ] "1073741824";
+        /// Computed from `timestamp`.
+        timestamp => Option<::std::time::SystemTime> = time [ "timestamp" ] "";
+        /// Computed from `used`.
+        used_gb => Option<f64> = scaled [ "used" ] "1073741824";
+        /// Computed from `used`, `capacity`.
+        used_percent => Option<f64> = percent [ "used" "capacity" ] "";
     }
     /// A row of ``: `ClusterTierStatus` of the vendor's SDK.
     ClusterTierStatus "ClusterTierStatus" "" [
-"$key" "$key" "bad_drives" "" "capacity" "" "cur_space_throttle_ms" "" "encrypted" "" "fullwalk" "" "index_unique" "" "last_fullwalk_time_ms" "" "last_walk_time_ms" "" "progress" "" "redundant" "" "repairs" "" "state" "" "status" "" "tier" "" "transaction" "" "used" "" "working" "" ] {
+"$key" "$key" "bad_drives" "" "capacity" "" "cur_space_throttle_ms" "" "encrypted" "" "fullwalk" "" "index_unique" "" "last_fullwalk_time_ms" "" "last_walk_time_ms" "" "progress" "" "redundant" "" "repairs" "" "state" "" "state_timestamp" "" "status" "" "tier" "" "transaction" "" "transaction_start_stamp" "" "used" "" "used_pct" "" "working" "" ] {
         /// The column `bad_drives`.
         bad_drives int "bad_drives";
         /// The column `capacity`, by the SDK's name.
@@ -773,5 +1014,34 @@ crate::row_types! {
         used_bytes int "used";
         /// The column `progress`, by the SDK's name.
         walk_progress float "progress";
+    } {
+        /// Computed from `capacity`.
+        capacity_gb => Option<f64> = scaled [ "capacity" ] "1073741824";
+        /// Computed from `capacity`.
+        capacity_tb => Option<f64> = scaled [ "capacity" ] "1099511627776";
+        /// Computed from `capacity`, `used`.
+        free_bytes => Option<i64> = left [ "capacity" "used" ] "";
+        /// Computed from `capacity`, `used`.
+        free_gb => Option<f64> = left_scaled [ "capacity" "used" ] "1073741824";
+        /// Computed from `state`.
+        is_error => Option<bool> = is [ "state" ] "error";
+        /// Computed from `state`.
+        is_healthy => Option<bool> = is [ "state" ] "online";
+        /// Computed from `status`.
+        is_online => Option<bool> = is [ "status" ] "online";
+        /// Computed from `cur_space_throttle_ms`.
+        is_throttled => Option<bool> = positive [ "cur_space_throttle_ms" ] "";
+        /// Computed from `state`.
+        is_warning => Option<bool> = is [ "state" ] "warning";
+        /// Computed from `state_timestamp`.
+        state_timestamp => Option<::std::time::SystemTime> = time [ "state_timestamp" ] "";
+        /// Computed from `transaction_start_stamp`.
+        transaction_start => Option<::std::time::SystemTime> = time [ "transaction_start_stamp" ] "";
+        /// Computed from `used`.
+        used_gb => Option<f64> = scaled [ "used" ] "1073741824";
+        /// Computed from `used`, `capacity`, `used_pct`.
+        used_percent => Option<f64> = percent [ "used" "capacity" "used_pct" ] "";
+        /// Computed from `used`.
+        used_tb => Option<f64> = scaled [ "used" ] "1099511627776";
     }
 }

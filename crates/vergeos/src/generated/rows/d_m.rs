@@ -23,6 +23,7 @@ crate::row_types! {
         weight int "weight";
         /// The column `zone`, by the SDK's name.
         zone_key int "zone";
+    } {
     }
     /// A row of `vnet_dns_views`: `DNSView` of the vendor's SDK.
     DnsView "DNSView" "vnet_dns_views" [
@@ -41,6 +42,7 @@ crate::row_types! {
         query_source int "query_source";
         /// The column `recursion`.
         recursion flag "recursion";
+    } {
     }
     /// A row of `vnet_dns_zones`: `DNSZone` of the vendor's SDK.
     DnsZone "DNSZone" "vnet_dns_zones" [
@@ -55,10 +57,15 @@ crate::row_types! {
         nameserver text "nameserver";
         /// The column `serial_number`.
         serial_number int "serial_number";
+        /// The column `type`.
+        r#type text "type";
         /// The column `view`, by the SDK's name.
         view_key int "view";
         /// The column `type`, by the SDK's name.
         zone_type text "type";
+    } {
+        /// Computed from `type`.
+        zone_type_display => Option<&str> = label [ "type" ] "master=Primary|slave=Secondary|redirect=Redirect|forward=Forward|static-stub=Static Stub|stub=Stub";
     }
     /// A row of `machine_devices`: `Device` of the vendor's SDK.
     Device "Device" "machine_devices" [
@@ -93,24 +100,45 @@ crate::row_types! {
         status_info text "status_info";
         /// Computed by the server, as `device_status`.
         status_raw text "device_status";
+        /// The column `type`.
+        r#type text "type";
         /// The column `uuid`.
         uuid text "uuid";
+    } {
+        /// Computed from `created`.
+        created_at => Option<::std::time::SystemTime> = time [ "created" ] "";
+        /// Computed from `type`.
+        is_gpu => Option<bool> = is [ "type" ] "gpu,node_host_gpu_devices,nvidia_vgpu,node_nvidia_vgpu_devices";
+        /// Computed from `type`.
+        is_host_gpu => Option<bool> = is [ "type" ] "gpu,node_host_gpu_devices";
+        /// Computed from `type`.
+        is_pci => Option<bool> = is [ "type" ] "node_pci_devices";
+        /// Computed from `type`.
+        is_sriov => Option<bool> = is [ "type" ] "node_sriov_nic_devices";
+        /// Computed from `type`.
+        is_tpm => Option<bool> = is [ "type" ] "tpm";
+        /// Computed from `type`.
+        is_usb => Option<bool> = is [ "type" ] "node_usb_devices";
+        /// Computed from `type`.
+        is_vgpu => Option<bool> = is [ "type" ] "nvidia_vgpu,node_nvidia_vgpu_devices";
+        /// Computed from `modified`.
+        modified_at => Option<::std::time::SystemTime> = time [ "modified" ] "";
     }
     /// A row of `machine_drives`: `Drive` of the vendor's SDK.
     Drive "Drive" "machine_drives" [
 "$key" "$key" "allocated_bytes" "media_source#allocated_bytes as allocated_bytes" "description" "description" "disksize" "disksize" "enabled" "enabled" "interface" "interface" "machine" "machine" "media" "media" "media_file" "media_source#name as media_file" "media_source" "media_source" "ms_2023_kek_applied" "" "name" "name" "orderid" "orderid" "preferred_tier" "preferred_tier" "readonly" "readonly" "serial" "serial" "status" "status#status as status" "status_display" "status#display(status) as status_display" "used_bytes" "used_bytes" ] {
         /// The column `description`.
         description text "description";
-        /// The column `interface`, by the SDK's name.
-        interface_display text "interface";
+        /// The column `interface`.
+        interface text "interface";
         /// The column `enabled`, by the SDK's name.
         is_enabled flag "enabled";
         /// The column `readonly`, by the SDK's name.
         is_readonly flag "readonly";
         /// The column `machine`.
         machine int "machine";
-        /// The column `media`, by the SDK's name.
-        media_display text "media";
+        /// The column `media`.
+        media text "media";
         /// The column `media_file`.
         media_file json "media_file";
         /// The column `media_source`.
@@ -129,6 +157,15 @@ crate::row_types! {
         status text "status";
         /// The column `status_display`.
         status_display text "status_display";
+    } {
+        /// Computed from `interface`.
+        interface_display => Option<&str> = label [ "interface" ] "virtio=Virtio (Legacy)|ide=IDE|ahci=SATA (AHCI)|nvme=NVMe|virtio-scsi=Virtio-SCSI|virtio-scsi-dedicated=Virtio-SCSI (Dedicated)|lsi53c895a=LSI SCSI|megasas=LSI MegaRAID SAS|megasas-gen2=LSI MegaRAID SAS 2|usb=USB";
+        /// Computed from `media`.
+        media_display => Option<&str> = label [ "media" ] "cdrom=CD-ROM|disk=Disk|efidisk=EFI Disk|import=Import Disk|9p=Pass-Through (9P)|dir=Pass-Through (Directory)|clone=Clone Disk|nonpersistent=Non-Persistent";
+        /// Computed from `disksize`, `allocated_bytes`.
+        size_gb => Option<f64> = first_scaled [ "disksize" "allocated_bytes" ] "1073741824";
+        /// Computed from `used_bytes`.
+        used_gb => Option<f64> = scaled [ "used_bytes" ] "1073741824";
     }
     /// A row of `vnet_eigrp_routers`: `EIGRPRouter` of the vendor's SDK.
     EigrpRouter "EIGRPRouter" "vnet_eigrp_routers" [
@@ -137,6 +174,7 @@ crate::row_types! {
         asn int "asn";
         /// The column `bgp`.
         bgp int "bgp";
+    } {
     }
     /// A row of `vnet_eigrp_router_commands`: `EIGRPRouterCommand` of the vendor's SDK.
     EigrpRouterCommand "EIGRPRouterCommand" "vnet_eigrp_router_commands" [
@@ -153,6 +191,7 @@ crate::row_types! {
         order_id int "orderid";
         /// The column `params`.
         params text "params";
+    } {
     }
     /// A row of `files`: `File` of the vendor's SDK.
     File "File" "files" [
@@ -171,8 +210,21 @@ crate::row_types! {
         preferred_tier int "preferred_tier";
         /// The column `filesize`, by the SDK's name.
         size_bytes int "filesize";
+        /// The column `type`.
+        r#type text "type";
         /// The column `used_bytes`.
         used_bytes int "used_bytes";
+    } {
+        /// Computed from `allocated_bytes`.
+        allocated_gb => Option<f64> = scaled [ "allocated_bytes" ] "1073741824";
+        /// Computed from `modified`.
+        modified => Option<::std::time::SystemTime> = time [ "modified" ] "";
+        /// Computed from `filesize`.
+        size_gb => Option<f64> = scaled [ "filesize" ] "1073741824";
+        /// Computed from `type`.
+        type_display => Option<&str> = label [ "type" ] "iso=ISO|img=IMG (Raw Disk Image)|qcow=QCOW (Legacy QEMU)|qcow2=QCOW2 (QEMU, Xen)|qed=QED (KVM)|raw=Raw (Binary Disc Image)|vdi=VDI (VirtualBox)|vhd=VHD/VPC (Legacy Hyper-V)|vhdx=VHDX (Hyper-V)|vmdk=VMDK (VMware)|ova=OVA (VMware, VirtualBox)|ovf=OVF (VMware, VirtualBox)|vmx=VMX (VMware)|ybvm=Verge.io Virtual Machine|nvram=NVRAM|zip=ZIP";
+        /// Computed from `used_bytes`.
+        used_gb => Option<f64> = scaled [ "used_bytes" ] "1073741824";
     }
     /// A row of `groups`: `Group` of the vendor's SDK.
     Group "Group" "groups" [
@@ -197,6 +249,7 @@ crate::row_types! {
         member_count int "member_count";
         /// The column `name`.
         name text "name";
+    } {
     }
     /// A row of `members`: `GroupMember` of the vendor's SDK.
     GroupMember "GroupMember" "members" [
@@ -209,6 +262,11 @@ crate::row_types! {
         member_name text "member_display";
         /// The column `member`, by the SDK's name.
         member_ref text "member";
+    } {
+        /// Computed from `member`.
+        member_key => Option<i64> = key_in [ "member" ] "users,groups";
+        /// Computed from `member`.
+        member_type => Option<&str> = label_of_kind [ "member" ] "users=User|groups=Group";
     }
     /// A row of `vnet_ipsec_connections`: `IPSecActiveConnection` of the vendor's SDK.
     IpSecActiveConnection "IPSecActiveConnection" "vnet_ipsec_connections" [
@@ -237,18 +295,21 @@ crate::row_types! {
         uniqueid int "uniqueid";
         /// The column `vnet`, by the SDK's name.
         vnet_key int "vnet";
+    } {
+        /// Computed from `created`.
+        created_at => Option<::std::time::SystemTime> = time [ "created" ] "";
     }
     /// A row of `vnet_ipsec_phase1s`: `IPSecConnection` of the vendor's SDK.
     IpSecConnection "IPSecConnection" "vnet_ipsec_phase1s" [
 "$key" "$key" "auth" "auth" "auto" "auto" "description" "description" "dpdaction" "dpdaction" "dpddelay" "dpddelay" "dpdfailures" "dpdfailures" "enabled" "enabled" "forceencaps" "forceencaps" "identifier" "identifier" "ike" "ike" "ikelifetime" "ikelifetime" "ipsec" "ipsec" "keyexchange" "keyexchange" "keyingtries" "keyingtries" "margintime" "margintime" "mobike" "mobike" "modified" "modified" "name" "name" "negotiation" "negotiation" "peer_identifier" "peer_identifier" "reauth" "reauth" "rekey" "rekey" "remote_gateway" "remote_gateway" "split_connections" "split_connections" ] {
-        /// The column `auth`, by the SDK's name.
-        auth_method_display text "auth";
-        /// The column `auto`, by the SDK's name.
-        connection_mode_display text "auto";
+        /// The column `auth`.
+        auth text "auth";
+        /// The column `auto`.
+        auto text "auto";
         /// The column `description`.
         description text "description";
-        /// The column `dpdaction`, by the SDK's name.
-        dpd_action_display text "dpdaction";
+        /// The column `dpdaction`.
+        dpdaction text "dpdaction";
         /// The column `dpddelay`.
         dpddelay int "dpddelay";
         /// The column `dpdfailures`.
@@ -265,8 +326,8 @@ crate::row_types! {
         ipsec int "ipsec";
         /// The column `enabled`, by the SDK's name.
         is_enabled flag "enabled";
-        /// The column `keyexchange`, by the SDK's name.
-        key_exchange_display text "keyexchange";
+        /// The column `keyexchange`.
+        keyexchange text "keyexchange";
         /// The column `keyingtries`.
         keyingtries int "keyingtries";
         /// The column `margintime`.
@@ -289,6 +350,15 @@ crate::row_types! {
         remote_gateway text "remote_gateway";
         /// The column `split_connections`.
         split_connections flag "split_connections";
+    } {
+        /// Computed from `auth`.
+        auth_method_display => Option<&str> = label [ "auth" ] "psk=Pre-Shared Key|pubkey=RSA Certificate";
+        /// Computed from `auto`.
+        connection_mode_display => Option<&str> = label [ "auto" ] "add=Responder Only|route=On-Demand|start=Always Start";
+        /// Computed from `dpdaction`.
+        dpd_action_display => Option<&str> = label [ "dpdaction" ] "none=Disabled|clear=Clear|hold=Hold|restart=Restart";
+        /// Computed from `keyexchange`.
+        key_exchange_display => Option<&str> = label [ "keyexchange" ] "ike=Auto|ikev1=IKEv1|ikev2=IKEv2";
     }
     /// A row of `vnet_ipsec_phase2s`: `IPSecPolicy` of the vendor's SDK.
     IpSecPolicy "IPSecPolicy" "vnet_ipsec_phase2s" [
@@ -315,6 +385,7 @@ crate::row_types! {
         protocol_display text "protocol";
         /// The column `remote`, by the SDK's name.
         remote_network text "remote";
+    } {
     }
     /// A row of ``: `InventoryCluster` of the vendor's SDK.
     InventoryCluster "InventoryCluster" "" [
@@ -329,6 +400,7 @@ crate::row_types! {
         status text "status_display";
         /// The column `total_nodes`.
         total_nodes int "total_nodes";
+    } {
     }
     /// A row of ``: `InventoryNetwork` of the vendor's SDK.
     InventoryNetwork "InventoryNetwork" "" [
@@ -345,6 +417,7 @@ crate::row_types! {
         network_type text "type";
         /// The column `power_state`.
         power_state text "power_state";
+    } {
     }
     /// A row of ``: `InventoryNode` of the vendor's SDK.
     InventoryNode "InventoryNode" "" [
@@ -359,6 +432,9 @@ crate::row_types! {
         ram_mb int "ram";
         /// The column `status_display`, by the SDK's name.
         status text "status_display";
+    } {
+        /// Computed from `ram`.
+        ram_gb => Option<f64> = scaled [ "ram" ] "1024";
     }
     /// A row of ``: `InventoryStorageTier` of the vendor's SDK.
     InventoryStorageTier "InventoryStorageTier" "" [
@@ -371,6 +447,13 @@ crate::row_types! {
         tier int "tier";
         /// The column `used`, by the SDK's name.
         used_bytes int "used";
+    } {
+        /// Computed from `capacity`.
+        capacity_gb => Option<f64> = scaled [ "capacity" ] "1073741824";
+        /// Computed from `used`.
+        used_gb => Option<f64> = scaled [ "used" ] "1073741824";
+        /// Computed from `used`, `capacity`.
+        used_percent => Option<f64> = percent [ "used" "capacity" ] "";
     }
     /// A row of ``: `InventoryTenant` of the vendor's SDK.
     InventoryTenant "InventoryTenant" "" [
@@ -383,6 +466,7 @@ crate::row_types! {
         name text "name";
         /// The column `status_display`, by the SDK's name.
         status text "status_display";
+    } {
     }
     /// A row of ``: `InventoryVM` of the vendor's SDK.
     InventoryVm "InventoryVM" "" [
@@ -403,6 +487,9 @@ crate::row_types! {
         power_state text "power_state";
         /// The column `ram`, by the SDK's name.
         ram_mb int "ram";
+    } {
+        /// Computed from `ram`.
+        ram_gb => Option<f64> = scaled [ "ram" ] "1024";
     }
     /// A row of `licenses`: `License` of the vendor's SDK.
     License "License" "licenses" [
@@ -421,6 +508,17 @@ crate::row_types! {
         name text "name";
         /// The column `note`.
         note text "note";
+    } {
+        /// Computed from `added`.
+        added => Option<::std::time::SystemTime> = time [ "added" ] "";
+        /// Computed from `valid_from`, `valid_until`.
+        is_valid => Option<bool> = between [ "valid_from" "valid_until" ] "";
+        /// Computed from `issued`.
+        issued => Option<::std::time::SystemTime> = time [ "issued" ] "";
+        /// Computed from `valid_from`.
+        valid_from => Option<::std::time::SystemTime> = time [ "valid_from" ] "";
+        /// Computed from `valid_until`.
+        valid_until => Option<::std::time::SystemTime> = time [ "valid_until" ] "";
     }
     /// A row of `logs`: `Log` of the vendor's SDK.
     Log "Log" "logs" [
@@ -437,6 +535,13 @@ crate::row_types! {
         timestamp_us int "timestamp";
         /// The column `user`.
         user text "user";
+    } {
+        /// Computed from `timestamp`.
+        created_at => Option<::std::time::SystemTime> = time_us [ "timestamp" ] "";
+        /// Computed from `level`.
+        level_display => Option<String> = title [ "level" ] "";
+        /// Computed from `object_type`.
+        object_type_display => Option<&str> = label [ "object_type" ] "vm=VM|vnet=Network|tenant=Tenant|user=User|system=System|node=Node|cluster=Cluster|file=File|group=Group|permission=Permission|smtp=SMTP|task=Task|site=Site|cloud_snapshots=SystemSnapshot|catalog_repository=CatalogRepository|oidc_application=OIDCApplication|service_container=ServiceContainer|vm_service=NASService|vm_import=VMImport|vmware_container=VMwareBackup|snapshot_profile=SnapshotProfile|tag=Tag|tag_category=TagCategory|import_export=ImportExport|updates=Update|other=Other";
     }
     /// A row of `machine_drive_stats`: `MachineDriveStats` of the vendor's SDK.
     MachineDriveStats "MachineDriveStats" "machine_drive_stats" [
@@ -475,6 +580,9 @@ crate::row_types! {
         write_ops_per_sec int "wops";
         /// The column `writes`.
         writes int "writes";
+    } {
+        /// Computed from `writes`.
+        has_booted => Option<bool> = positive [ "writes" ] "";
     }
     /// A row of `machine_logs`: `MachineLog` of the vendor's SDK.
     MachineLog "MachineLog" "machine_logs" [
@@ -493,6 +601,15 @@ crate::row_types! {
         timestamp_epoch_us int "timestamp";
         /// The column `user`.
         user text "user";
+    } {
+        /// Computed from `level`.
+        is_audit => Option<bool> = is [ "level" ] "audit";
+        /// Computed from `level`.
+        is_error => Option<bool> = is [ "level" ] "error,critical";
+        /// Computed from `level`.
+        is_warning => Option<bool> = is [ "level" ] "warning";
+        /// Computed from `timestamp`.
+        timestamp => Option<::std::time::SystemTime> = time_us [ "timestamp" ] "";
     }
     /// A row of `machine_nic_fabric_status`: `MachineNicFabricStatus` of the vendor's SDK.
     MachineNicFabricStatus "MachineNicFabricStatus" "machine_nic_fabric_status" [
@@ -513,6 +630,17 @@ crate::row_types! {
         paths json "paths";
         /// The column `state`.
         state text "state";
+        /// The column `status`.
+        status text "status";
+    } {
+        /// Computed from `status`.
+        fabric_status_display => Option<&str> = label [ "status" ] "confirmed=Confirmed|degraded=Degraded|no_path=No Path";
+        /// Computed from `status`.
+        is_degraded => Option<bool> = is [ "status" ] "degraded";
+        /// Computed from `status`.
+        is_healthy => Option<bool> = is [ "status" ] "confirmed";
+        /// Computed from `state`.
+        state_display => Option<&str> = label [ "state" ] "online=Online|offline=Offline|warning=Warning|error=Error";
     }
     /// A row of `machine_nic_stats`: `MachineNicStats` of the vendor's SDK.
     MachineNicStats "MachineNicStats" "machine_nic_stats" [
@@ -547,6 +675,13 @@ crate::row_types! {
         tx_packets_current int "tx_pckts_cur";
         /// The column `txpps`, by the SDK's name.
         tx_pps int "txpps";
+    } {
+        /// Computed from `rxbps`.
+        rx_bps_display => Option<String> = text_of_rate [ "rxbps" ] "";
+        /// Computed from `totalxbps`.
+        total_bps_display => Option<String> = text_of_rate [ "totalxbps" ] "";
+        /// Computed from `txbps`.
+        tx_bps_display => Option<String> = text_of_rate [ "txbps" ] "";
     }
     /// A row of `machine_nic_status`: `MachineNicStatus` of the vendor's SDK.
     MachineNicStatus "MachineNicStatus" "machine_nic_status" [
@@ -561,6 +696,17 @@ crate::row_types! {
         speed int "speed";
         /// The column `state`.
         state text "state";
+        /// The column `status`.
+        status text "status";
+    } {
+        /// Computed from `status`.
+        is_up => Option<bool> = is [ "status" ] "up";
+        /// Computed from `status`.
+        link_status_display => Option<&str> = label [ "status" ] "up=Up|down=Down|unknown=Unknown|lowerlayerdown=Lower Layer Down";
+        /// Computed from `speed`.
+        speed_display => Option<String> = text_of_speed [ "speed" ] "";
+        /// Computed from `state`.
+        state_display => Option<&str> = label [ "state" ] "online=Online|offline=Offline|warning=Warning|error=Error";
     }
     /// A row of `machine_stats`: `MachineStats` of the vendor's SDK.
     MachineStats "MachineStats" "machine_stats" [
@@ -599,6 +745,9 @@ crate::row_types! {
         vmusage_cpu int "vmusage_cpu";
         /// The column `vram_used`, by the SDK's name.
         vram_used_mb int "vram_used";
+    } {
+        /// Computed from `modified`.
+        modified_at => Option<::std::time::SystemTime> = time [ "modified" ] "";
     }
     /// A row of ``: `MachineStatsHistory` of the vendor's SDK.
     MachineStatsHistory "MachineStatsHistory" "" [
@@ -629,6 +778,9 @@ crate::row_types! {
         vmusage_cpu int "vmusage_cpu";
         /// The column `vram_used`, by the SDK's name.
         vram_used_mb int "vram_used";
+    } {
+        /// Computed from `timestamp`.
+        timestamp => Option<::std::time::SystemTime> = time [ "timestamp" ] "";
     }
     /// A row of `machine_status`: `MachineStatus` of the vendor's SDK.
     MachineStatus "MachineStatus" "machine_status" [
@@ -671,5 +823,12 @@ crate::row_types! {
         status_info text "status_info";
         /// The column `status`, by the SDK's name.
         status_raw text "status";
+    } {
+        /// Computed from `last_update`.
+        last_update => Option<::std::time::SystemTime> = time [ "last_update" ] "";
+        /// Computed from `local_time`.
+        local_time => Option<::std::time::SystemTime> = time [ "local_time" ] "";
+        /// Computed from `started`.
+        started_at => Option<::std::time::SystemTime> = time [ "started" ] "";
     }
 }

@@ -53,6 +53,7 @@ crate::row_types! {
         volume_key text "volume";
         /// The column `volume_name`.
         volume_name text "volume_name";
+    } {
     }
     /// A row of `volume_nfs_shares`: `NASNFSShare` of the vendor's SDK.
     NasnfsShare "NASNFSShare" "volume_nfs_shares" [
@@ -69,6 +70,8 @@ crate::row_types! {
         r#async flag "async";
         /// The column `created`.
         created int "created";
+        /// The column `data_access`.
+        data_access text "data_access";
         /// The column `data_access`, by the SDK's name.
         data_access_display text "data_access";
         /// The column `description`.
@@ -97,6 +100,9 @@ crate::row_types! {
         volume_key text "volume";
         /// The column `volume_name`.
         volume_name text "volume_name";
+    } {
+        /// Computed from `data_access`.
+        is_read_only => Option<bool> = is [ "data_access" ] "ro";
     }
     /// A row of `vm_services`: `NASService` of the vendor's SDK.
     NasService "NASService" "vm_services" [
@@ -189,10 +195,13 @@ crate::row_types! {
         volume_count int "volume_count";
         /// The column `workgroup`.
         workgroup text "workgroup";
+    } {
+        /// Computed from `vm_running`, `vm_status`.
+        is_running => Option<bool> = any_flag [ "vm_running" "vm_status" ] "running";
     }
     /// A row of `vm_service_users`: `NASUser` of the vendor's SDK.
     Nasuser "NASUser" "vm_service_users" [
-"$key" "$key" "created" "created" "description" "description" "displayname" "displayname" "enabled" "enabled" "group_id" "status#group_id as group_id" "group_sid" "status#group_sid as group_sid" "home_drive" "home_drive" "home_share" "home_share" "home_share_display" "display(home_share) as home_share_display" "name" "name" "service" "service" "service_display" "service#$display as service_display" "service_name" "service#name as service_name" "status_info" "status#status_info as status_info" "status_value" "status#status as status_value" "user_id" "status#user_id as user_id" "user_sid" "status#user_sid as user_sid" ] {
+"$key" "$key" "created" "created" "description" "description" "displayname" "displayname" "enabled" "enabled" "group_id" "status#group_id as group_id" "group_sid" "status#group_sid as group_sid" "home_drive" "home_drive" "home_share" "home_share" "home_share_display" "display(home_share) as home_share_display" "name" "name" "service" "service" "service_display" "service#$display as service_display" "service_name" "service#name as service_name" "status" "" "status_info" "status#status_info as status_info" "status_value" "status#status as status_value" "user_id" "status#user_id as user_id" "user_sid" "status#user_sid as user_sid" ] {
         /// The column `created`.
         created int "created";
         /// The column `description`.
@@ -223,6 +232,11 @@ crate::row_types! {
         user_id int "user_id";
         /// The column `user_sid`.
         user_sid text "user_sid";
+    } {
+        /// Computed from `status_value`, `status`.
+        status => Option<&str> = either [ "status_value" "status" ] "";
+        /// Computed from `status_value`, `status`.
+        status_display => Option<&str> = label_either [ "status_value" "status" ] "online=Enabled|offline=Disabled|error=Error";
     }
     /// A row of `volumes`: `NASVolume` of the vendor's SDK.
     NasVolume "NASVolume" "volumes" [
@@ -283,20 +297,34 @@ crate::row_types! {
         snapshot_profile_display json "snapshot_profile_display";
         /// Computed by the server, as `used_bytes`.
         used_gb float "used_bytes";
+    } {
+        /// Computed from `mounted`, `mount_status`.
+        is_mounted => Option<bool> = any_flag [ "mounted" "mount_status" ] "mounted";
+        /// Computed from `maxsize`.
+        max_size_gb => Option<f64> = scaled [ "maxsize" ] "1073741824";
     }
     /// A row of ``: `NASVolumeFile` of the vendor's SDK.
     NasVolumeFile "NASVolumeFile" "" [
-"$key" "$key" "_full_path" "" "_volume_key" "" "name" "" "size" "" "type" "" ] {
+"$key" "$key" "_full_path" "" "_volume_key" "" "date" "" "name" "" "size" "" "type" "" ] {
         /// The column `_full_path`, by the SDK's name.
         full_path text "_full_path";
-        /// The column `type`, by the SDK's name.
-        is_directory flag "type";
         /// The column `name`.
         name text "name";
         /// The column `size`.
         size int "size";
+        /// The column `type`.
+        r#type text "type";
         /// The column `_volume_key`, by the SDK's name.
         volume_key text "_volume_key";
+    } {
+        /// Computed from `type`.
+        is_directory => Option<bool> = is [ "type" ] "directory,d";
+        /// Computed from `type`.
+        is_file => Option<bool> = is_not [ "type" ] "directory,d";
+        /// Computed from `date`.
+        modified => Option<::std::time::SystemTime> = time [ "date" ] "";
+        /// Computed from `size`.
+        size_display => Option<String> = text_of_file_size [ "size" ] "";
     }
     /// A row of `volume_snapshots`: `NASVolumeSnapshot` of the vendor's SDK.
     NasVolumeSnapshot "NASVolumeSnapshot" "volume_snapshots" [
@@ -321,6 +349,9 @@ crate::row_types! {
         volume_key text "volume";
         /// The column `volume_name`.
         volume_name text "volume_name";
+    } {
+        /// Computed from `expires`, `expires_type`.
+        never_expires => Option<bool> = never [ "expires" "expires_type" ] "";
     }
     /// A row of `volume_syncs`: `NASVolumeSync` of the vendor's SDK.
     NasVolumeSync "NASVolumeSync" "volume_syncs" [
@@ -395,18 +426,20 @@ crate::row_types! {
         transfer_rate text "transfer_rate";
         /// The column `workers`.
         workers int "workers";
+    } {
     }
     /// A row of ``: `NFSSettings` of the vendor's SDK.
     NfsSettings "NFSSettings" "" [
 "$key" "$key" ] {
+    } {
     }
     /// A row of `machine_nics`: `NIC` of the vendor's SDK.
     Nic "NIC" "machine_nics" [
 "$key" "$key" "description" "description" "enabled" "enabled" "interface" "interface" "ipaddress" "ipaddress" "macaddress" "macaddress" "machine" "machine" "name" "name" "orderid" "orderid" "rx_bytes" "stats#rx_bytes as rx_bytes" "rxbps" "stats#rxbps as rxbps" "speed" "status#speed as speed" "status" "status#status as status" "status_display" "status#display(status) as status_display" "tx_bytes" "stats#tx_bytes as tx_bytes" "txbps" "stats#txbps as txbps" "vnet" "vnet" "vnet_key" "vnet#$key as vnet_key" "vnet_name" "vnet#name as vnet_name" "vnet_status" "vnet#machine#status#status as vnet_status" ] {
         /// The column `description`.
         description text "description";
-        /// The column `interface`, by the SDK's name.
-        interface_display text "interface";
+        /// The column `interface`.
+        interface text "interface";
         /// The column `ipaddress`, by the SDK's name.
         ip_address text "ipaddress";
         /// The column `enabled`, by the SDK's name.
@@ -441,6 +474,9 @@ crate::row_types! {
         vnet int "vnet";
         /// The column `vnet_status`.
         vnet_status json "vnet_status";
+    } {
+        /// Computed from `interface`.
+        interface_display => Option<&str> = label [ "interface" ] "virtio=Virtio|e1000=Intel e1000|e1000e=Intel e1000e|rtl8139=Realtek 8139|pcnet=AMD PCnet|igb=Intel 82576|vmxnet3=VMware Paravirt v3|direct=Direct";
     }
     /// A row of `vm_service_antivirus`: `NasServiceAntivirus` of the vendor's SDK.
     NasServiceAntivirus "NasServiceAntivirus" "vm_service_antivirus" [
@@ -459,6 +495,7 @@ crate::row_types! {
         service_display text "service_display";
         /// The column `service`, by the SDK's name.
         service_key int "service";
+    } {
     }
     /// A row of `vnets`: `Network` of the vendor's SDK.
     Network "Network" "vnets" [
@@ -535,6 +572,7 @@ crate::row_types! {
         tx_packets int "tx_packets";
         /// The column `type`.
         r#type text "type";
+    } {
     }
     /// A row of `vnet_addresses`: `NetworkAlias` of the vendor's SDK.
     NetworkAlias "NetworkAlias" "vnet_addresses" [
@@ -553,6 +591,9 @@ crate::row_types! {
         network_name text "vnet_name";
         /// The column `type`.
         r#type text "type";
+    } {
+        /// Computed from `hostname`.
+        alias_name => Option<&str> = either [ "hostname" ] "";
     }
     /// A row of `vnet_dashboard`: `NetworkDashboard` of the vendor's SDK.
     NetworkDashboard "NetworkDashboard" "vnet_dashboard" [
@@ -617,6 +658,13 @@ crate::row_types! {
         vpn_warn int "vpn_warn";
         /// The column `wireguards_count`.
         wireguards_count int "wireguards_count";
+    } {
+        /// Computed from `vnets_error`.
+        has_errors => Option<bool> = positive [ "vnets_error" ] "";
+        /// Computed from `vnets_warn`.
+        has_warnings => Option<bool> = positive [ "vnets_warn" ] "";
+        /// Computed from `vnets_count`, `vnets_online`.
+        vnets_offline => Option<i64> = left [ "vnets_count" "vnets_online" ] "";
     }
     /// A row of `vnet_hosts`: `NetworkHost` of the vendor's SDK.
     NetworkHost "NetworkHost" "vnet_hosts" [
@@ -631,6 +679,13 @@ crate::row_types! {
         network_key int "vnet";
         /// Computed by the server, as `vnet_name`.
         network_name text "vnet_name";
+        /// The column `type`.
+        r#type text "type";
+    } {
+        /// Computed from `type`.
+        is_domain => Option<bool> = is [ "type" ] "domain";
+        /// Computed from `type`.
+        is_host => Option<bool> = is [ "type" ] "host";
     }
     /// A row of `vnet_monitor_stats_history_short`: `NetworkMonitorStats` of the vendor's SDK.
     NetworkMonitorStats "NetworkMonitorStats" "vnet_monitor_stats_history_short" [
@@ -659,6 +714,17 @@ crate::row_types! {
         truncated int "truncated";
         /// The column `vnet`, by the SDK's name.
         vnet_key int "vnet";
+    } {
+        /// Computed from `dropped`, `duplicates`, `truncated`, `bad_checksums`, `bad_data`.
+        has_issues => Option<bool> = any_positive [ "dropped" "duplicates" "truncated" "bad_checksums" "bad_data" ] "";
+        /// Computed from `quality`.
+        is_healthy => Option<bool> = at_least [ "quality" ] "95";
+        /// Computed from `latency_usec_avg`.
+        latency_avg_ms => Option<f64> = scaled [ "latency_usec_avg" ] "1000";
+        /// Computed from `latency_usec_peak`.
+        latency_peak_ms => Option<f64> = scaled [ "latency_usec_peak" ] "1000";
+        /// Computed from `timestamp`.
+        timestamp => Option<::std::time::SystemTime> = time [ "timestamp" ] "";
     }
     /// A row of ``: `NetworkMonitorStatsHistory` of the vendor's SDK.
     NetworkMonitorStatsHistory "NetworkMonitorStatsHistory" "" [
@@ -687,6 +753,13 @@ crate::row_types! {
         truncated int "truncated";
         /// The column `vnet`, by the SDK's name.
         vnet_key int "vnet";
+    } {
+        /// Computed from `latency_usec_avg`.
+        latency_avg_ms => Option<f64> = scaled [ "latency_usec_avg" ] "1000";
+        /// Computed from `latency_usec_peak`.
+        latency_peak_ms => Option<f64> = scaled [ "latency_usec_peak" ] "1000";
+        /// Computed from `timestamp`.
+        timestamp => Option<::std::time::SystemTime> = time [ "timestamp" ] "";
     }
     /// A row of `vnet_rules`: `NetworkRule` of the vendor's SDK.
     NetworkRule "NetworkRule" "vnet_rules" [
@@ -745,6 +818,7 @@ crate::row_types! {
         throttle json "throttle";
         /// The column `trace`.
         trace flag "trace";
+    } {
     }
     /// A row of `nodes`: `Node` of the vendor's SDK.
     Node "Node" "nodes" [
@@ -825,6 +899,9 @@ crate::row_types! {
         vsan_node_id int "vsan_nodeid";
         /// The column `vsan_version`.
         vsan_version text "vsan_version";
+    } {
+        /// Computed from `ram`.
+        ram_gb => Option<f64> = scaled [ "ram" ] "1024";
     }
     /// A row of `node_drivers`: `NodeDriver` of the vendor's SDK.
     NodeDriver "NodeDriver" "node_drivers" [
@@ -853,6 +930,9 @@ crate::row_types! {
         status_raw text "status";
         /// The column `vendor_filter`.
         vendor_filter text "vendor_filter";
+    } {
+        /// Computed from `modified`.
+        modified_at => Option<::std::time::SystemTime> = time [ "modified" ] "";
     }
     /// A row of `node_gpus`: `NodeGpu` of the vendor's SDK.
     NodeGpu "NodeGpu" "node_gpus" [
@@ -879,6 +959,17 @@ crate::row_types! {
         pci_device_key int "pci_device";
         /// The column `pci_device_name`.
         pci_device_name text "pci_device_name";
+    } {
+        /// Computed from `mode`.
+        is_disabled => Option<bool> = is [ "mode" ] "none";
+        /// Computed from `mode`.
+        is_passthrough => Option<bool> = is [ "mode" ] "gpu";
+        /// Computed from `mode`.
+        is_vgpu => Option<bool> = is [ "mode" ] "nvidia_vgpu";
+        /// Computed from `mode`.
+        mode_display => Option<&str> = label [ "mode" ] "none=None|gpu=PCI Passthrough|nvidia_vgpu=NVIDIA vGPU";
+        /// Computed from `modified`.
+        modified_at => Option<::std::time::SystemTime> = time [ "modified" ] "";
     }
     /// A row of `node_gpu_instances`: `NodeGpuInstance` of the vendor's SDK.
     NodeGpuInstance "NodeGpuInstance" "node_gpu_instances" [
@@ -915,6 +1006,9 @@ crate::row_types! {
         pci_device_key int "pci_device_key";
         /// The column `pci_device_name`.
         pci_device_name text "pci_device_name";
+    } {
+        /// Computed from `modified`.
+        modified_at => Option<::std::time::SystemTime> = time [ "modified" ] "";
     }
     /// A row of `node_gpu_stats`: `NodeGpuStats` of the vendor's SDK.
     NodeGpuStats "NodeGpuStats" "node_gpu_stats" [
@@ -933,6 +1027,9 @@ crate::row_types! {
         vgpus_idle int "vgpus_idle";
         /// The column `vgpus_total`.
         vgpus_total int "vgpus_total";
+    } {
+        /// Computed from `timestamp`.
+        timestamp => Option<::std::time::SystemTime> = time [ "timestamp" ] "";
     }
     /// A row of ``: `NodeGpuStatsHistory` of the vendor's SDK.
     NodeGpuStatsHistory "NodeGpuStatsHistory" "" [
@@ -953,6 +1050,9 @@ crate::row_types! {
         vgpus_idle int "vgpus_idle";
         /// The column `vgpus_total`.
         vgpus_total int "vgpus_total";
+    } {
+        /// Computed from `timestamp`.
+        timestamp => Option<::std::time::SystemTime> = time [ "timestamp" ] "";
     }
     /// A row of `node_host_gpu_devices`: `NodeHostGpuDevice` of the vendor's SDK.
     NodeHostGpuDevice "NodeHostGpuDevice" "node_host_gpu_devices" [
@@ -989,6 +1089,11 @@ crate::row_types! {
         vendor text "vendor";
         /// The column `vendor_device_hex`.
         vendor_device_hex text "vendor_device_hex";
+    } {
+        /// Computed from `created`.
+        created_at => Option<::std::time::SystemTime> = time [ "created" ] "";
+        /// Computed from `modified`.
+        modified_at => Option<::std::time::SystemTime> = time [ "modified" ] "";
     }
     /// A row of `node_lldp_neighbors`: `NodeLLDPNeighbor` of the vendor's SDK.
     NodeLldpNeighbor "NodeLLDPNeighbor" "node_lldp_neighbors" [
@@ -1011,6 +1116,11 @@ crate::row_types! {
         via text "via";
         /// The column `vlan`.
         vlan json "vlan";
+    } {
+        /// Computed from `chassis`.
+        chassis_name => Option<String> = inside [ "chassis" ] "name,ChassisID";
+        /// Computed from `port`.
+        port_id => Option<String> = inside [ "port" ] "PortID,id";
     }
     /// A row of `node_memory`: `NodeMemory` of the vendor's SDK.
     NodeMemory "NodeMemory" "node_memory" [
@@ -1057,6 +1167,9 @@ crate::row_types! {
         total_width text "total_width";
         /// The column `type_detail`.
         type_detail text "type_detail";
+    } {
+        /// Computed from `status`.
+        is_healthy => Option<bool> = is [ "status" ] "online";
     }
     /// A row of `node_pci_devices`: `NodePCIDevice` of the vendor's SDK.
     NodePciDevice "NodePCIDevice" "node_pci_devices" [
@@ -1099,6 +1212,15 @@ crate::row_types! {
         vendor text "vendor";
         /// The column `vendor_device_hex`.
         vendor_device_hex text "vendor_device_hex";
+    } {
+        /// Computed from `device_type`.
+        device_type => Option<&str> = label [ "device_type" ] "00=Unclassified device|01=Mass storage controller|02=Network controller|03=Display controller|04=Multimedia controller|05=Memory controller|06=Bridge|07=Communication controller|08=Generic system peripheral|09=Input device controller|0a=Docking station|0b=Processor|0c=Serial bus controller|0d=Wireless controller|0e=Intelligent controller|0f=Satellite communications controller|10=Encryption controller|11=Signal processing controller|12=Processing accelerators|13=Non-Essential Instrumentation|40=Coprocessor|ff=Unassigned class";
+        /// Computed from `device_type`.
+        is_gpu => Option<bool> = is [ "device_type" ] "03";
+        /// Computed from `device_type`.
+        is_network_controller => Option<bool> = is [ "device_type" ] "02";
+        /// Computed from `device_type`.
+        is_storage_controller => Option<bool> = is [ "device_type" ] "01";
     }
     /// A row of `node_sriov_nic_devices`: `NodeSriovNicDevice` of the vendor's SDK.
     NodeSriovNicDevice "NodeSriovNicDevice" "node_sriov_nic_devices" [
@@ -1137,6 +1259,7 @@ crate::row_types! {
         vendor text "vendor";
         /// The column `vendor_device_hex`.
         vendor_device_hex text "vendor_device_hex";
+    } {
     }
     /// A row of `node_usb_devices`: `NodeUSBDevice` of the vendor's SDK.
     NodeUsbDevice "NodeUSBDevice" "node_usb_devices" [
@@ -1169,6 +1292,7 @@ crate::row_types! {
         vendor text "vendor";
         /// The column `vendor_id`.
         vendor_id text "vendor_id";
+    } {
     }
     /// A row of `node_nvidia_vgpu_devices`: `NodeVgpuDevice` of the vendor's SDK.
     NodeVgpuDevice "NodeVgpuDevice" "node_nvidia_vgpu_devices" [
@@ -1207,6 +1331,11 @@ crate::row_types! {
         vendor_device_hex text "vendor_device_hex";
         /// The column `virtfn`, by the SDK's name.
         virtual_function text "virtfn";
+    } {
+        /// Computed from `created`.
+        created_at => Option<::std::time::SystemTime> = time [ "created" ] "";
+        /// Computed from `modified`.
+        modified_at => Option<::std::time::SystemTime> = time [ "modified" ] "";
     }
     /// A row of `node_nvidia_vgpu_profiles`: `NodeVgpuProfile` of the vendor's SDK.
     NodeVgpuProfile "NodeVgpuProfile" "node_nvidia_vgpu_profiles" [
@@ -1235,6 +1364,9 @@ crate::row_types! {
         profile_folder text "profile_folder";
         /// The column `profile_type`.
         profile_type text "profile_type";
+    } {
+        /// Computed from `profile_type`.
+        profile_type_display => Option<&str> = label [ "profile_type" ] "A=Virtual Applications (vApps)|B=Virtual Desktops (vPC)|C=AI/Machine Learning/Training (vCS or vWS)|Q=Virtual Workstations (vWS)";
     }
     /// A row of `nvidia_vgpu_profiles`: `NvidiaVgpuProfile` of the vendor's SDK.
     NvidiaVgpuProfile "NvidiaVgpuProfile" "nvidia_vgpu_profiles" [
@@ -1269,6 +1401,9 @@ crate::row_types! {
         profile_type text "profile_type";
         /// The column `type_id`.
         type_id int "type_id";
+    } {
+        /// Computed from `profile_type`.
+        profile_type_display => Option<&str> = label [ "profile_type" ] "A=Virtual Applications (vApps)|B=Virtual Desktops (vPC)|C=AI/Machine Learning/Training (vCS or vWS)|Q=Virtual Workstations (vWS)";
     }
     /// A row of `vnet_ospf_commands`: `OSPFCommand` of the vendor's SDK.
     OspfCommand "OSPFCommand" "vnet_ospf_commands" [
@@ -1281,6 +1416,7 @@ crate::row_types! {
         order_id int "orderid";
         /// The column `params`.
         params text "params";
+    } {
     }
     /// A row of `oidc_applications`: `OidcApplication` of the vendor's SDK.
     OidcApplication "OidcApplication" "oidc_applications" [
@@ -1305,6 +1441,11 @@ crate::row_types! {
         name text "name";
         /// The column `well_known_configuration`.
         well_known_configuration text "well_known_configuration";
+    } {
+        /// Computed from `redirect_uri`.
+        redirect_uris => Option<Vec<String>> = words [ "redirect_uri" ] "lines";
+        /// Computed from `scope_profile`, `scope_email`, `scope_groups`.
+        scopes => Option<Vec<String>> = named [ "scope_profile" "scope_email" "scope_groups" ] "openid|profile|email|groups";
     }
     /// A row of `oidc_application_groups`: `OidcApplicationGroup` of the vendor's SDK.
     OidcApplicationGroup "OidcApplicationGroup" "oidc_application_groups" [
@@ -1317,14 +1458,15 @@ crate::row_types! {
         group_key int "group";
         /// The column `oidc_application_display`.
         oidc_application_display json "oidc_application_display";
+    } {
     }
     /// A row of `oidc_application_logs`: `OidcApplicationLog` of the vendor's SDK.
     OidcApplicationLog "OidcApplicationLog" "oidc_application_logs" [
 "$key" "$key" "level" "level" "oidc_application" "oidc_application" "oidc_application_display" "oidc_application#name as oidc_application_display" "text" "text" "timestamp" "timestamp" "user" "user" ] {
         /// The column `oidc_application`, by the SDK's name.
         application_key int "oidc_application";
-        /// The column `level`, by the SDK's name.
-        is_error flag "level";
+        /// The column `level`.
+        level text "level";
         /// The column `oidc_application_display`.
         oidc_application_display json "oidc_application_display";
         /// The column `text`.
@@ -1333,6 +1475,13 @@ crate::row_types! {
         timestamp int "timestamp";
         /// The column `user`.
         user int "user";
+    } {
+        /// Computed from `level`.
+        is_audit => Option<bool> = is [ "level" ] "audit";
+        /// Computed from `level`.
+        is_error => Option<bool> = is [ "level" ] "error,critical";
+        /// Computed from `level`.
+        is_warning => Option<bool> = is [ "level" ] "warning";
     }
     /// A row of `oidc_application_users`: `OidcApplicationUser` of the vendor's SDK.
     OidcApplicationUser "OidcApplicationUser" "oidc_application_users" [
@@ -1345,6 +1494,7 @@ crate::row_types! {
         user_display text "user_display";
         /// The column `user`, by the SDK's name.
         user_key int "user";
+    } {
     }
     /// A row of `permissions`: `Permission` of the vendor's SDK.
     Permission "Permission" "permissions" [
@@ -1369,6 +1519,11 @@ crate::row_types! {
         row_key int "row";
         /// The column `table`.
         table text "table";
+    } {
+        /// Computed from `list`, `read`, `create`, `modify`, `delete`.
+        has_full_control => Option<bool> = all_set [ "list" "read" "create" "modify" "delete" ] "";
+        /// Computed from `row`.
+        is_table_level => Option<bool> = zero [ "row" ] "";
     }
     /// A row of `machine_drive_phys`: `PhysicalDrive` of the vendor's SDK.
     PhysicalDrive "PhysicalDrive" "machine_drive_phys" [
@@ -1439,6 +1594,13 @@ crate::row_types! {
         wear_level int "wear_level";
         /// The column `wear_level_warn`.
         wear_level_warn flag "wear_level_warn";
+    } {
+        /// Computed from `vsan_read_errors`, `vsan_write_errors`.
+        has_vsan_errors => Option<bool> = any_positive [ "vsan_read_errors" "vsan_write_errors" ] "";
+        /// Computed from `temp_warn`, `realloc_sectors_warn`, `wear_level_warn`, `current_pending_sector_warn`, `offline_uncorrectable_warn`, `hours_warn`.
+        has_warnings => Option<bool> = any_set [ "temp_warn" "realloc_sectors_warn" "wear_level_warn" "current_pending_sector_warn" "offline_uncorrectable_warn" "hours_warn" ] "";
+        /// Computed from `vsan_online_since`.
+        vsan_online_since => Option<::std::time::SystemTime> = time [ "vsan_online_since" ] "";
     }
     /// A row of `node_queries`: `QueryResult` of the vendor's SDK.
     QueryResult "QueryResult" "node_queries" [
@@ -1461,6 +1623,15 @@ crate::row_types! {
         result text "result";
         /// The column `status`.
         status text "status";
+    } {
+        /// Computed from `status`.
+        is_complete => Option<bool> = is [ "status" ] "complete";
+        /// Computed from `status`.
+        is_error => Option<bool> = is [ "status" ] "error";
+        /// Computed from `status`.
+        is_running => Option<bool> = is [ "status" ] "running";
+        /// Computed from `$key`.
+        query_key => Option<String> = text_of_key [ "$key" ] "";
     }
     /// A row of `recipe_questions`: `RecipeQuestion` of the vendor's SDK.
     RecipeQuestion "RecipeQuestion" "recipe_questions" [
@@ -1519,6 +1690,15 @@ crate::row_types! {
         system json "system";
         /// The column `table`.
         table text "table";
+        /// The column `type`.
+        r#type text "type";
+    } {
+        /// Computed from `type`.
+        is_hidden => Option<bool> = is [ "type" ] "hidden";
+        /// Computed from `type`.
+        is_password => Option<bool> = is [ "type" ] "password";
+        /// Computed from `type`, `list`.
+        list_options => Option<::serde_json::Value> = when_list [ "type" "list" ] "";
     }
     /// A row of `recipe_sections`: `RecipeSection` of the vendor's SDK.
     RecipeSection "RecipeSection" "recipe_sections" [
@@ -1531,6 +1711,7 @@ crate::row_types! {
         orderid int "orderid";
         /// The column `recipe`, by the SDK's name.
         recipe_ref text "recipe";
+    } {
     }
     /// A row of `resource_groups`: `ResourceGroup` of the vendor's SDK.
     ResourceGroup "ResourceGroup" "resource_groups" [
@@ -1553,6 +1734,11 @@ crate::row_types! {
         resource_count int "resource_count";
         /// The column `uuid`.
         uuid text "uuid";
+    } {
+        /// Computed from `created`.
+        created_at => Option<::std::time::SystemTime> = time [ "created" ] "";
+        /// Computed from `modified`.
+        modified_at => Option<::std::time::SystemTime> = time [ "modified" ] "";
     }
     /// A row of `resource_rules`: `ResourceRule` of the vendor's SDK.
     ResourceRule "ResourceRule" "resource_rules" [
@@ -1581,6 +1767,9 @@ crate::row_types! {
         resource_group_key text "resource_group";
         /// Computed by the server, as `resource_group_display`.
         resource_group_name text "resource_group_display";
+    } {
+        /// Computed from `modified`.
+        modified_at => Option<::std::time::SystemTime> = time [ "modified" ] "";
     }
     /// A row of `root_certificates`: `RootCertificate` of the vendor's SDK.
     RootCertificate "RootCertificate" "root_certificates" [
@@ -1597,5 +1786,8 @@ crate::row_types! {
         start_date text "startdate";
         /// The column `subject`.
         subject text "subject";
+    } {
+        /// Computed from `modified`.
+        modified_at => Option<::std::time::SystemTime> = time [ "modified" ] "";
     }
 }

@@ -21,6 +21,11 @@ crate::row_types! {
         tenant_key int "recipient";
         /// The column `recipient_name`, by the SDK's name.
         tenant_name text "recipient_name";
+    } {
+        /// Computed from `created`.
+        created_at => Option<::std::time::SystemTime> = time [ "created" ] "";
+        /// Computed from `snapshot`.
+        snapshot_key => Option<i64> = key_in [ "snapshot" ] "";
     }
     /// A row of `sites`: `Site` of the vendor's SDK.
     Site "Site" "sites" [
@@ -75,6 +80,13 @@ crate::row_types! {
         vsan_host text "vsan_host";
         /// The column `vsan_port`.
         vsan_port int "vsan_port";
+    } {
+        /// Computed from `created`.
+        created_at => Option<::std::time::SystemTime> = time [ "created" ] "";
+        /// Computed from `authentication_status`.
+        is_authenticated => Option<bool> = is [ "authentication_status" ] "authenticated";
+        /// Computed from `modified`.
+        modified_at => Option<::std::time::SystemTime> = time [ "modified" ] "";
     }
     /// A row of `site_syncs_incoming`: `SiteSyncIncoming` of the vendor's SDK.
     SiteSyncIncoming "SiteSyncIncoming" "site_syncs_incoming" [
@@ -111,16 +123,28 @@ crate::row_types! {
         vsan_host text "vsan_host";
         /// The column `vsan_port`.
         vsan_port int "vsan_port";
+    } {
+        /// Computed from `state`, `status`.
+        has_error => Option<bool> = any [ "state" "status" ] "error,error";
+        /// Computed from `state`.
+        is_online => Option<bool> = is [ "state" ] "online";
+        /// Computed from `status`.
+        is_syncing => Option<bool> = is [ "status" ] "syncing";
+        /// Computed from `last_sync`.
+        last_sync_at => Option<::std::time::SystemTime> = time [ "last_sync" ] "";
     }
     /// A row of ``: `SiteSyncIncomingVerified` of the vendor's SDK.
     SiteSyncIncomingVerified "SiteSyncIncomingVerified" "" [
-"$key" "$key" "name" "" "registered" "" "site_syncs_incoming" "" ] {
+"$key" "$key" "name" "" "registered" "" "registered_on" "" "site_syncs_incoming" "" ] {
         /// The column `site_syncs_incoming`, by the SDK's name.
         incoming_sync_key int "site_syncs_incoming";
         /// The column `registered`, by the SDK's name.
         is_registered flag "registered";
         /// The column `name`.
         name text "name";
+    } {
+        /// Computed from `registered_on`.
+        registered_at => Option<::std::time::SystemTime> = time [ "registered_on" ] "";
     }
     /// A row of ``: `SiteSyncLog` of the vendor's SDK.
     SiteSyncLog "SiteSyncLog" "" [
@@ -133,6 +157,15 @@ crate::row_types! {
         timestamp_us int "timestamp";
         /// The column `user`.
         user text "user";
+    } {
+        /// Computed from `level`.
+        is_error => Option<bool> = is [ "level" ] "error,critical";
+        /// Computed from `level`.
+        is_warning => Option<bool> = is [ "level" ] "warning";
+        /// Computed from `level`.
+        level_display => Option<String> = title [ "level" ] "";
+        /// Computed from `timestamp`.
+        logged_at => Option<::std::time::SystemTime> = time_us [ "timestamp" ] "";
     }
     /// A row of `site_syncs_outgoing`: `SiteSyncOutgoing` of the vendor's SDK.
     SiteSyncOutgoing "SiteSyncOutgoing" "site_syncs_outgoing" [
@@ -177,10 +210,19 @@ crate::row_types! {
         status_info text "status_info";
         /// The column `url`.
         url text "url";
+    } {
+        /// Computed from `state`, `status`.
+        has_error => Option<bool> = any [ "state" "status" ] "error,error";
+        /// Computed from `state`.
+        is_online => Option<bool> = is [ "state" ] "online";
+        /// Computed from `status`.
+        is_syncing => Option<bool> = is [ "status" ] "syncing";
+        /// Computed from `last_run`.
+        last_run_at => Option<::std::time::SystemTime> = time [ "last_run" ] "";
     }
     /// A row of ``: `SiteSyncQueueItem` of the vendor's SDK.
     SiteSyncQueueItem "SiteSyncQueueItem" "" [
-"$key" "$key" "cloud_snapshot" "" "destination_prefix" "" "do_not_expire" "" "id" "" "priority" "" "retention" "" "site_syncs_outgoing" "" "stats" "" "status" "" ] {
+"$key" "$key" "cloud_snapshot" "" "destination_prefix" "" "do_not_expire" "" "id" "" "priority" "" "remote_expiration" "" "retention" "" "site_syncs_outgoing" "" "stats" "" "status" "" "timestamp" "" ] {
         /// The column `cloud_snapshot`, by the SDK's name.
         cloud_snapshot_key int "cloud_snapshot";
         /// The column `destination_prefix`.
@@ -199,10 +241,27 @@ crate::row_types! {
         status text "status";
         /// The column `site_syncs_outgoing`, by the SDK's name.
         sync_key int "site_syncs_outgoing";
+    } {
+        /// Computed from `timestamp`.
+        created_at => Option<::std::time::SystemTime> = time_us [ "timestamp" ] "";
+        /// Computed from `status`.
+        has_error => Option<bool> = is [ "status" ] "error,retry";
+        /// Computed from `status`.
+        is_complete => Option<bool> = is [ "status" ] "complete";
+        /// Computed from `status`.
+        is_paused => Option<bool> = is [ "status" ] "paused";
+        /// Computed from `status`.
+        is_queued => Option<bool> = is [ "status" ] "queue";
+        /// Computed from `status`.
+        is_syncing => Option<bool> = is [ "status" ] "syncing";
+        /// Computed from `remote_expiration`.
+        remote_expiration_at => Option<::std::time::SystemTime> = time [ "remote_expiration" ] "";
+        /// Computed from `retention`.
+        retention_timedelta => Option<::std::time::Duration> = span [ "retention" ] "";
     }
     /// A row of ``: `SiteSyncRemoteSnap` of the vendor's SDK.
     SiteSyncRemoteSnap "SiteSyncRemoteSnap" "" [
-"$key" "$key" "description" "" "name" "" "remote_key" "" "site_syncs_outgoing" "" "status" "" "status_info" "" ] {
+"$key" "$key" "created" "" "description" "" "expires" "" "name" "" "remote_key" "" "site_syncs_outgoing" "" "status" "" "status_info" "" ] {
         /// The column `description`.
         description text "description";
         /// The column `name`.
@@ -215,6 +274,15 @@ crate::row_types! {
         status_info text "status_info";
         /// The column `site_syncs_outgoing`, by the SDK's name.
         sync_key int "site_syncs_outgoing";
+    } {
+        /// Computed from `created`.
+        created_at => Option<::std::time::SystemTime> = time [ "created" ] "";
+        /// Computed from `expires`.
+        expires_at => Option<::std::time::SystemTime> = time [ "expires" ] "";
+        /// Computed from `status`.
+        has_error => Option<bool> = is [ "status" ] "error";
+        /// Computed from `status`.
+        is_downloading => Option<bool> = is [ "status" ] "downloading";
     }
     /// A row of `site_syncs_outgoing_profile_periods`: `SiteSyncSchedule` of the vendor's SDK.
     SiteSyncSchedule "SiteSyncSchedule" "site_syncs_outgoing_profile_periods" [
@@ -231,10 +299,13 @@ crate::row_types! {
         retention int "retention";
         /// The column `site_syncs_outgoing`, by the SDK's name.
         sync_key int "site_syncs_outgoing";
+    } {
+        /// Computed from `retention`.
+        retention_timedelta => Option<::std::time::Duration> = span [ "retention" ] "";
     }
     /// A row of ``: `SiteSyncStats` of the vendor's SDK.
     SiteSyncStats "SiteSyncStats" "" [
-"$key" "$key" "checked" "" "checked_bytes" "" "dirs_checked" "" "files_checked" "" "files_updated" "" "last_error" "" "last_run_time" "" "parent" "" "retry_count" "" "scanned" "" "scanned_bytes" "" "sendthrottle" "" "sent" "" "sent_bytes" "" "sent_net" "" "sent_net_bytes" "" "snapshot_name" "" ] {
+"$key" "$key" "checked" "" "checked_bytes" "" "dirs_checked" "" "error_time" "" "files_checked" "" "files_updated" "" "last_error" "" "last_retry_attempt" "" "last_run_time" "" "parent" "" "retry_count" "" "scanned" "" "scanned_bytes" "" "sendthrottle" "" "sent" "" "sent_bytes" "" "sent_net" "" "sent_net_bytes" "" "snapshot_name" "" "start_time" "" "stop_time" "" ] {
         /// The column `checked_bytes`.
         checked_bytes int "checked_bytes";
         /// The column `checked`, by the SDK's name.
@@ -269,10 +340,27 @@ crate::row_types! {
         sent_net_display text "sent_net";
         /// The column `snapshot_name`.
         snapshot_name text "snapshot_name";
+    } {
+        /// Computed from `sent_bytes`, `sent_net_bytes`.
+        compression_ratio => Option<f64> = ratio [ "sent_bytes" "sent_net_bytes" ] "";
+        /// Computed from `checked_bytes`, `sent_bytes`.
+        dedup_ratio => Option<f64> = ratio [ "checked_bytes" "sent_bytes" ] "";
+        /// Computed from `error_time`.
+        error_at => Option<::std::time::SystemTime> = time [ "error_time" ] "";
+        /// Computed from `last_error`.
+        has_error => Option<bool> = filled [ "last_error" ] "";
+        /// Computed from `last_retry_attempt`.
+        last_retry_at => Option<::std::time::SystemTime> = time [ "last_retry_attempt" ] "";
+        /// Computed from `last_run_time`.
+        last_run_time_seconds => Option<f64> = scaled [ "last_run_time" ] "1000";
+        /// Computed from `start_time`.
+        started_at => Option<::std::time::SystemTime> = time [ "start_time" ] "";
+        /// Computed from `stop_time`.
+        stopped_at => Option<::std::time::SystemTime> = time [ "stop_time" ] "";
     }
     /// A row of ``: `SiteSyncStatsHistory` of the vendor's SDK.
     SiteSyncStatsHistory "SiteSyncStatsHistory" "" [
-"$key" "$key" "checked_bytes" "" "dirs_checked" "" "files_checked" "" "files_updated" "" "last_run_time" "" "parent" "" "scanned_bytes" "" "sent_bytes" "" "sent_net_bytes" "" "snapshot_name" "" ] {
+"$key" "$key" "checked_bytes" "" "dirs_checked" "" "files_checked" "" "files_updated" "" "last_run_time" "" "parent" "" "scanned_bytes" "" "sent_bytes" "" "sent_net_bytes" "" "snapshot_name" "" "timestamp" "" ] {
         /// The column `checked_bytes`.
         checked_bytes int "checked_bytes";
         /// The column `dirs_checked`.
@@ -293,6 +381,9 @@ crate::row_types! {
         sent_net_bytes int "sent_net_bytes";
         /// The column `snapshot_name`.
         snapshot_name text "snapshot_name";
+    } {
+        /// Computed from `timestamp`.
+        timestamp => Option<::std::time::SystemTime> = time [ "timestamp" ] "";
     }
     /// A row of `snapshot_profiles`: `SnapshotProfile` of the vendor's SDK.
     SnapshotProfile "SnapshotProfile" "snapshot_profiles" [
@@ -303,6 +394,7 @@ crate::row_types! {
         ignore_warnings flag "ignore_warnings";
         /// The column `name`.
         name text "name";
+    } {
     }
     /// A row of `snapshot_profile_periods`: `SnapshotProfilePeriod` of the vendor's SDK.
     SnapshotProfilePeriod "SnapshotProfilePeriod" "snapshot_profile_periods" [
@@ -335,6 +427,15 @@ crate::row_types! {
         quiesce flag "quiesce";
         /// The column `retention`, by the SDK's name.
         retention_seconds int "retention";
+    } {
+        /// Computed from `day_of_week`.
+        day_of_week_display => Option<&str> = label [ "day_of_week" ] "sun=Sunday|mon=Monday|tue=Tuesday|wed=Wednesday|thu=Thursday|fri=Friday|sat=Saturday|any=Any Day";
+        /// Computed from `frequency`.
+        frequency_display => Option<String> = title [ "frequency" ] "";
+        /// Computed from `retention`.
+        retention => Option<::std::time::Duration> = span [ "retention" ] "";
+        /// Computed from `retention`.
+        retention_display => Option<String> = text_of_time [ "retention" ] "";
     }
     /// A row of `storage_tiers`: `StorageTier` of the vendor's SDK.
     StorageTier "StorageTier" "storage_tiers" [
@@ -353,6 +454,43 @@ crate::row_types! {
         used_bytes int "used";
         /// The column `used_inflated`, by the SDK's name.
         used_inflated_bytes int "used_inflated";
+    } {
+        /// Computed from `allocated`.
+        allocated_gb => Option<f64> = scaled [ "allocated" ] "1073741824";
+        /// Computed from `capacity`.
+        capacity_gb => Option<f64> = scaled [ "capacity" ] "1073741824";
+        /// Computed from `dedupe_ratio`.
+        dedupe_ratio => Option<f64> = hundredths [ "dedupe_ratio" ] "";
+        /// Computed from `dedupe_ratio`.
+        dedupe_savings_percent => Option<f64> = savings [ "dedupe_ratio" ] "100";
+        /// Computed from `capacity`, `used`.
+        free_bytes => Option<i64> = left [ "capacity" "used" ] "";
+        /// Computed from `capacity`, `used`.
+        free_gb => Option<f64> = left_scaled [ "capacity" "used" ] "1073741824";
+        /// Computed from `modified`.
+        modified => Option<::std::time::SystemTime> = time [ "modified" ] "";
+        /// Computed from `stats`.
+        read_bytes_per_sec => Option<i64> = member [ "stats" ] "rbps";
+        /// Computed from `stats`.
+        read_ops => Option<i64> = member [ "stats" ] "rops";
+        /// Computed from `stats`.
+        total_read_bytes => Option<i64> = member [ "stats" ] "read_bytes";
+        /// Computed from `stats`.
+        total_reads => Option<i64> = member [ "stats" ] "reads";
+        /// Computed from `stats`.
+        total_write_bytes => Option<i64> = member [ "stats" ] "write_bytes";
+        /// Computed from `stats`.
+        total_writes => Option<i64> = member [ "stats" ] "writes";
+        /// Computed from `used`.
+        used_gb => Option<f64> = scaled [ "used" ] "1073741824";
+        /// Computed from `used_inflated`.
+        used_inflated_gb => Option<f64> = scaled [ "used_inflated" ] "1073741824";
+        /// Computed from `used`, `capacity`.
+        used_percent => Option<f64> = percent [ "used" "capacity" ] "";
+        /// Computed from `stats`.
+        write_bytes_per_sec => Option<i64> = member [ "stats" ] "wbps";
+        /// Computed from `stats`.
+        write_ops => Option<i64> = member [ "stats" ] "wops";
     }
     /// A row of `system_diagnostics`: `SystemDiagnostic` of the vendor's SDK.
     SystemDiagnostic "SystemDiagnostic" "system_diagnostics" [
@@ -367,10 +505,22 @@ crate::row_types! {
         status text "status";
         /// The column `status_info`.
         status_info text "status_info";
+    } {
+        /// Computed from `timestamp`.
+        created_at => Option<::std::time::SystemTime> = time [ "timestamp" ] "";
+        /// Computed from `status`.
+        has_error => Option<bool> = is [ "status" ] "error";
+        /// Computed from `status`.
+        is_building => Option<bool> = is [ "status" ] "initializing,building";
+        /// Computed from `status`.
+        is_complete => Option<bool> = is [ "status" ] "complete";
+        /// Computed from `status`.
+        status_display => Option<&str> = label [ "status" ] "initializing=Initializing|building=Building|uploading=Sending to Support|complete=Complete|error=Error";
     }
     /// A row of ``: `SystemInventory` of the vendor's SDK.
     SystemInventory "SystemInventory" "" [
 "$key" "$key" ] {
+    } {
     }
     /// A row of `settings`: `SystemSetting` of the vendor's SDK.
     SystemSetting "SystemSetting" "settings" [
@@ -383,9 +533,97 @@ crate::row_types! {
         description text "description";
         /// The column `value`.
         value text "value";
+    } {
+        /// Computed from `value`, `default_value`.
+        is_modified => Option<bool> = differ [ "value" "default_value" ] "";
     }
     /// A row of ``: `SystemStatistics` of the vendor's SDK.
     SystemStatistics "SystemStatistics" "" [
-"$key" "$key" ] {
+"$key" "$key" "alarms_count" "" "alarms_error" "" "alarms_warning" "" "cluster_tiers_count" "" "cluster_tiers_error" "" "cluster_tiers_online" "" "cluster_tiers_warn" "" "clusters_count" "" "clusters_error" "" "clusters_online" "" "clusters_warn" "" "groups_count" "" "groups_online" "" "machines_count" "" "machines_error" "" "machines_online" "" "machines_warn" "" "nodes_count" "" "nodes_error" "" "nodes_online" "" "nodes_warn" "" "repos_count" "" "repos_error" "" "repos_online" "" "repos_warn" "" "resource_instance_count" "" "resource_instance_max" "" "sites_count" "" "sites_error" "" "sites_online" "" "sites_warn" "" "storage_tiers_count" "" "tenants_count" "" "tenants_error" "" "tenants_online" "" "tenants_warn" "" "users_count" "" "users_online" "" "vnets_count" "" "vnets_error" "" "vnets_online" "" "vnets_warn" "" ] {
+    } {
+        /// Computed from `alarms_error`.
+        alarms_error => Option<i64> = count [ "alarms_error" ] "";
+        /// Computed from `alarms_count`.
+        alarms_total => Option<i64> = count [ "alarms_count" ] "";
+        /// Computed from `alarms_warning`.
+        alarms_warning => Option<i64> = count [ "alarms_warning" ] "";
+        /// Computed from `cluster_tiers_error`.
+        cluster_tiers_error => Option<i64> = count [ "cluster_tiers_error" ] "";
+        /// Computed from `cluster_tiers_online`.
+        cluster_tiers_online => Option<i64> = count [ "cluster_tiers_online" ] "";
+        /// Computed from `cluster_tiers_count`.
+        cluster_tiers_total => Option<i64> = count [ "cluster_tiers_count" ] "";
+        /// Computed from `cluster_tiers_warn`.
+        cluster_tiers_warning => Option<i64> = count [ "cluster_tiers_warn" ] "";
+        /// Computed from `clusters_error`.
+        clusters_error => Option<i64> = count [ "clusters_error" ] "";
+        /// Computed from `clusters_online`.
+        clusters_online => Option<i64> = count [ "clusters_online" ] "";
+        /// Computed from `clusters_count`.
+        clusters_total => Option<i64> = count [ "clusters_count" ] "";
+        /// Computed from `clusters_warn`.
+        clusters_warning => Option<i64> = count [ "clusters_warn" ] "";
+        /// Computed from `groups_online`.
+        groups_enabled => Option<i64> = count [ "groups_online" ] "";
+        /// Computed from `groups_count`.
+        groups_total => Option<i64> = count [ "groups_count" ] "";
+        /// Computed from `vnets_error`.
+        networks_error => Option<i64> = count [ "vnets_error" ] "";
+        /// Computed from `vnets_online`.
+        networks_online => Option<i64> = count [ "vnets_online" ] "";
+        /// Computed from `vnets_count`.
+        networks_total => Option<i64> = count [ "vnets_count" ] "";
+        /// Computed from `vnets_warn`.
+        networks_warning => Option<i64> = count [ "vnets_warn" ] "";
+        /// Computed from `nodes_error`.
+        nodes_error => Option<i64> = count [ "nodes_error" ] "";
+        /// Computed from `nodes_online`.
+        nodes_online => Option<i64> = count [ "nodes_online" ] "";
+        /// Computed from `nodes_count`.
+        nodes_total => Option<i64> = count [ "nodes_count" ] "";
+        /// Computed from `nodes_warn`.
+        nodes_warning => Option<i64> = count [ "nodes_warn" ] "";
+        /// Computed from `repos_error`.
+        repositories_error => Option<i64> = count [ "repos_error" ] "";
+        /// Computed from `repos_online`.
+        repositories_online => Option<i64> = count [ "repos_online" ] "";
+        /// Computed from `repos_count`.
+        repositories_total => Option<i64> = count [ "repos_count" ] "";
+        /// Computed from `repos_warn`.
+        repositories_warning => Option<i64> = count [ "repos_warn" ] "";
+        /// Computed from `resource_instance_count`.
+        resource_instance_count => Option<i64> = count [ "resource_instance_count" ] "";
+        /// Computed from `resource_instance_max`.
+        resource_instance_max => Option<i64> = count [ "resource_instance_max" ] "";
+        /// Computed from `sites_error`.
+        sites_error => Option<i64> = count [ "sites_error" ] "";
+        /// Computed from `sites_online`.
+        sites_online => Option<i64> = count [ "sites_online" ] "";
+        /// Computed from `sites_count`.
+        sites_total => Option<i64> = count [ "sites_count" ] "";
+        /// Computed from `sites_warn`.
+        sites_warning => Option<i64> = count [ "sites_warn" ] "";
+        /// Computed from `storage_tiers_count`.
+        storage_tiers_total => Option<i64> = count [ "storage_tiers_count" ] "";
+        /// Computed from `tenants_error`.
+        tenants_error => Option<i64> = count [ "tenants_error" ] "";
+        /// Computed from `tenants_online`.
+        tenants_online => Option<i64> = count [ "tenants_online" ] "";
+        /// Computed from `tenants_count`.
+        tenants_total => Option<i64> = count [ "tenants_count" ] "";
+        /// Computed from `tenants_warn`.
+        tenants_warning => Option<i64> = count [ "tenants_warn" ] "";
+        /// Computed from `users_online`.
+        users_enabled => Option<i64> = count [ "users_online" ] "";
+        /// Computed from `users_count`.
+        users_total => Option<i64> = count [ "users_count" ] "";
+        /// Computed from `machines_error`.
+        vms_error => Option<i64> = count [ "machines_error" ] "";
+        /// Computed from `machines_online`.
+        vms_online => Option<i64> = count [ "machines_online" ] "";
+        /// Computed from `machines_count`.
+        vms_total => Option<i64> = count [ "machines_count" ] "";
+        /// Computed from `machines_warn`.
+        vms_warning => Option<i64> = count [ "machines_warn" ] "";
     }
 }

@@ -17,6 +17,7 @@ crate::row_types! {
         modified int "modified";
         /// The column `name`.
         name text "name";
+    } {
     }
     /// A row of `tag_categories`: `TagCategory` of the vendor's SDK.
     TagCategory "TagCategory" "tag_categories" [
@@ -55,6 +56,7 @@ crate::row_types! {
         taggable_vmware_containers flag "taggable_vmware_containers";
         /// The column `taggable_volumes`.
         taggable_volumes flag "taggable_volumes";
+    } {
     }
     /// A row of `tag_members`: `TagMember` of the vendor's SDK.
     TagMember "TagMember" "tag_members" [
@@ -63,6 +65,13 @@ crate::row_types! {
         resource_ref text "member";
         /// The column `tag`, by the SDK's name.
         tag_key int "tag";
+    } {
+        /// Computed from `member`.
+        resource_key => Option<i64> = key_in [ "member" ] "";
+        /// Computed from `member`.
+        resource_type => Option<&str> = kind_of [ "member" ] "";
+        /// Computed from `member`.
+        resource_type_display => Option<&str> = label_of_kind [ "member" ] "vms=Virtual Machine|vnets=Network|volumes=Volume|vnet_rules=Network Rule|vmware_containers=VMware Container|users=User|tenant_nodes=Tenant Node|sites=Site|nodes=Node|groups=Group|clusters=Cluster|tenants=Tenant";
     }
     /// A row of `tasks`: `Task` of the vendor's SDK.
     Task "Task" "tasks" [
@@ -74,7 +83,7 @@ crate::row_types! {
         /// The column `creator_display`.
         creator_display text "creator_display";
         /// The column `creator`, by the SDK's name.
-        creator_key text "creator";
+        creator_key key "creator";
         /// The column `description`.
         description text "description";
         /// Computed by the server, as `events_count`.
@@ -92,15 +101,24 @@ crate::row_types! {
         /// The column `owner_display`.
         owner_display text "owner_display";
         /// The column `owner`, by the SDK's name.
-        owner_key text "owner";
+        owner_key key "owner";
         /// The column `table`, by the SDK's name.
         owner_table text "table";
         /// The column `progress`.
         progress int "progress";
+        /// The column `status`.
+        status text "status";
         /// The column `id`, by the SDK's name.
         task_id text "id";
         /// Computed by the server, as `triggers_count`.
         trigger_count int "triggers_count";
+    } {
+        /// Computed from `status`.
+        has_error => Option<bool> = is [ "status" ] "error";
+        /// Computed from `status`.
+        is_complete => Option<bool> = is [ "status" ] "idle";
+        /// Computed from `status`.
+        is_running => Option<bool> = is [ "status" ] "running";
     }
     /// A row of `task_events`: `TaskEvent` of the vendor's SDK.
     TaskEvent "TaskEvent" "task_events" [
@@ -116,7 +134,7 @@ crate::row_types! {
         /// The column `owner_display`.
         owner_display text "owner_display";
         /// The column `owner`, by the SDK's name.
-        owner_key text "owner";
+        owner_key key "owner";
         /// The column `table`, by the SDK's name.
         owner_table text "table";
         /// The column `task_display`.
@@ -127,6 +145,7 @@ crate::row_types! {
         task_name text "task_name";
         /// The column `trigger`.
         trigger int "trigger";
+    } {
     }
     /// A row of `task_schedules`: `TaskSchedule` of the vendor's SDK.
     TaskSchedule "TaskSchedule" "task_schedules" [
@@ -136,7 +155,7 @@ crate::row_types! {
         /// The column `creator_display`.
         creator_display text "creator_display";
         /// The column `creator`, by the SDK's name.
-        creator_key text "creator";
+        creator_key key "creator";
         /// The column `day_of_month`.
         day_of_month int "day_of_month";
         /// The column `description`.
@@ -153,8 +172,8 @@ crate::row_types! {
         name text "name";
         /// The column `repeat_iteration`, by the SDK's name.
         repeat_count int "repeat_iteration";
-        /// The column `repeat_every`, by the SDK's name.
-        repeat_every_display text "repeat_every";
+        /// The column `repeat_every`.
+        repeat_every text "repeat_every";
         /// The column `friday`, by the SDK's name.
         runs_on_friday flag "friday";
         /// The column `monday`, by the SDK's name.
@@ -179,6 +198,11 @@ crate::row_types! {
         task_display text "task_display";
         /// The column `task`, by the SDK's name.
         task_key int "task";
+    } {
+        /// Computed from `monday`, `tuesday`, `wednesday`, `thursday`, `friday`, `saturday`, `sunday`.
+        active_days => Option<Vec<String>> = named [ "monday" "tuesday" "wednesday" "thursday" "friday" "saturday" "sunday" ] "|Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday";
+        /// Computed from `repeat_every`.
+        repeat_every_display => Option<&str> = label [ "repeat_every" ] "minute=Minute(s)|hour=Hour(s)|day=Day(s)|week=Week(s)|month=Month(s)|year=Year(s)|never=Does Not Repeat";
     }
     /// A row of `task_schedule_triggers`: `TaskScheduleTrigger` of the vendor's SDK.
     TaskScheduleTrigger "TaskScheduleTrigger" "task_schedule_triggers" [
@@ -199,6 +223,7 @@ crate::row_types! {
         task_key int "task";
         /// The column `trigger`.
         trigger int "trigger";
+    } {
     }
     /// A row of `task_scripts`: `TaskScript` of the vendor's SDK.
     TaskScript "TaskScript" "task_scripts" [
@@ -213,6 +238,7 @@ crate::row_types! {
         settings json "task_settings";
         /// The column `task_count`.
         task_count int "task_count";
+    } {
     }
     /// A row of `tenants`: `Tenant` of the vendor's SDK.
     Tenant "Tenant" "tenants" [
@@ -263,6 +289,7 @@ crate::row_types! {
         uuid text "uuid";
         /// The column `vnet`.
         vnet int "vnet";
+    } {
     }
     /// A row of `tenant_dashboard`: `TenantDashboard` of the vendor's SDK.
     TenantDashboard "TenantDashboard" "tenant_dashboard" [
@@ -319,6 +346,9 @@ crate::row_types! {
         tenants_online int "tenants_online";
         /// The column `tenants_warn`.
         tenants_warn int "tenants_warn";
+    } {
+        /// Computed from `tenants_count`, `tenants_online`.
+        tenants_offline => Option<i64> = left [ "tenants_count" "tenants_online" ] "";
     }
     /// A row of `vnet_addresses`: `TenantExternalIP` of the vendor's SDK.
     TenantExternalIp "TenantExternalIP" "vnet_addresses" [
@@ -337,6 +367,9 @@ crate::row_types! {
         network_key int "vnet";
         /// The column `network_name`.
         network_name text "network_name";
+    } {
+        /// Computed from `owner`.
+        tenant_key => Option<i64> = key_in [ "owner" ] "tenants";
     }
     /// A row of `tenant_layer2_vnets`: `TenantLayer2Network` of the vendor's SDK.
     TenantLayer2Network "TenantLayer2Network" "tenant_layer2_vnets" [
@@ -353,6 +386,7 @@ crate::row_types! {
         tenant_key int "tenant";
         /// The column `tenant_name`.
         tenant_name text "tenant_name";
+    } {
     }
     /// A row of `tenant_logs`: `TenantLog` of the vendor's SDK.
     TenantLog "TenantLog" "tenant_logs" [
@@ -371,6 +405,15 @@ crate::row_types! {
         timestamp_epoch_us int "timestamp";
         /// The column `user`.
         user text "user";
+    } {
+        /// Computed from `level`.
+        is_audit => Option<bool> = is [ "level" ] "audit";
+        /// Computed from `level`.
+        is_error => Option<bool> = is [ "level" ] "error,critical";
+        /// Computed from `level`.
+        is_warning => Option<bool> = is [ "level" ] "warning";
+        /// Computed from `timestamp`.
+        timestamp => Option<::std::time::SystemTime> = time_us [ "timestamp" ] "";
     }
     /// A row of `vnet_cidrs`: `TenantNetworkBlock` of the vendor's SDK.
     TenantNetworkBlock "TenantNetworkBlock" "vnet_cidrs" [
@@ -383,6 +426,15 @@ crate::row_types! {
         network_key int "vnet";
         /// The column `network_name`.
         network_name text "network_name";
+    } {
+        /// Computed from `cidr`.
+        address_count => Option<i64> = addresses [ "cidr" ] "";
+        /// Computed from `cidr`.
+        network_address => Option<&str> = before [ "cidr" ] "";
+        /// Computed from `cidr`.
+        prefix_length => Option<i64> = prefix [ "cidr" ] "";
+        /// Computed from `owner`.
+        tenant_key => Option<i64> = key_in [ "owner" ] "tenants";
     }
     /// A row of `tenant_nodes`: `TenantNode` of the vendor's SDK.
     TenantNode "TenantNode" "tenant_nodes" [
@@ -419,6 +471,9 @@ crate::row_types! {
         status text "status";
         /// The column `tenant`, by the SDK's name.
         tenant_key int "tenant";
+    } {
+        /// Computed from `ram`.
+        ram_gb => Option<f64> = scaled [ "ram" ] "1024";
     }
     /// A row of `tenant_recipes`: `TenantRecipe` of the vendor's SDK.
     TenantRecipe "TenantRecipe" "tenant_recipes" [
@@ -465,6 +520,7 @@ crate::row_types! {
         tenant_snapshot int "tenant_snapshot";
         /// The column `version`.
         version text "version";
+    } {
     }
     /// A row of `tenant_recipe_instances`: `TenantRecipeInstance` of the vendor's SDK.
     TenantRecipeInstance "TenantRecipeInstance" "tenant_recipe_instances" [
@@ -491,12 +547,13 @@ crate::row_types! {
         tenant_name text "tenant_name";
         /// The column `version`.
         version text "version";
+    } {
     }
     /// A row of `tenant_recipe_logs`: `TenantRecipeLog` of the vendor's SDK.
     TenantRecipeLog "TenantRecipeLog" "tenant_recipe_logs" [
 "$key" "$key" "level" "level" "tenant_recipe" "tenant_recipe" "tenant_recipe_display" "tenant_recipe#name as tenant_recipe_display" "text" "text" "timestamp" "timestamp" "user" "user" ] {
-        /// The column `level`, by the SDK's name.
-        is_error flag "level";
+        /// The column `level`.
+        level text "level";
         /// The column `tenant_recipe`, by the SDK's name.
         recipe_key text "tenant_recipe";
         /// The column `tenant_recipe_display`.
@@ -507,6 +564,11 @@ crate::row_types! {
         timestamp int "timestamp";
         /// The column `user`.
         user text "user";
+    } {
+        /// Computed from `level`.
+        is_error => Option<bool> = is [ "level" ] "error,critical";
+        /// Computed from `level`.
+        is_warning => Option<bool> = is [ "level" ] "warning";
     }
     /// A row of `tenant_snapshots`: `TenantSnapshot` of the vendor's SDK.
     TenantSnapshot "TenantSnapshot" "tenant_snapshots" [
@@ -523,6 +585,13 @@ crate::row_types! {
         profile text "profile";
         /// The column `tenant`, by the SDK's name.
         tenant_key int "tenant";
+    } {
+        /// Computed from `created`.
+        created_at => Option<::std::time::SystemTime> = time [ "created" ] "";
+        /// Computed from `expires`.
+        expires_at => Option<::std::time::SystemTime> = time [ "expires" ] "";
+        /// Computed from `expires`.
+        never_expires => Option<bool> = never [ "expires" ] "";
     }
     /// A row of `tenant_stats`: `TenantStats` of the vendor's SDK.
     TenantStats "TenantStats" "tenant_stats" [
@@ -531,6 +600,9 @@ crate::row_types! {
         ram_used_mb int "ram_used";
         /// The column `tenant`, by the SDK's name.
         tenant_key int "tenant";
+    } {
+        /// Computed from `last_update`.
+        last_update => Option<::std::time::SystemTime> = time [ "last_update" ] "";
     }
     /// A row of ``: `TenantStatsHistory` of the vendor's SDK.
     TenantStatsHistory "TenantStatsHistory" "" [
@@ -613,6 +685,15 @@ crate::row_types! {
         vgpus_used int "vgpus_used";
         /// The column `vram_used`, by the SDK's name.
         vram_used_mb int "vram_used";
+    } {
+        /// Computed from `timestamp`.
+        timestamp => Option<::std::time::SystemTime> = time [ "timestamp" ] "";
+        /// Computed from `tier0_allocated`, `tier1_allocated`, `tier2_allocated`, `tier3_allocated`, `tier4_allocated`, `tier5_allocated`.
+        total_storage_allocated => Option<i64> = sum [ "tier0_allocated" "tier1_allocated" "tier2_allocated" "tier3_allocated" "tier4_allocated" "tier5_allocated" ] "";
+        /// Computed from `tier0_provisioned`, `tier1_provisioned`, `tier2_provisioned`, `tier3_provisioned`, `tier4_provisioned`, `tier5_provisioned`.
+        total_storage_provisioned => Option<i64> = sum [ "tier0_provisioned" "tier1_provisioned" "tier2_provisioned" "tier3_provisioned" "tier4_provisioned" "tier5_provisioned" ] "";
+        /// Computed from `tier0_used`, `tier1_used`, `tier2_used`, `tier3_used`, `tier4_used`, `tier5_used`.
+        total_storage_used => Option<i64> = sum [ "tier0_used" "tier1_used" "tier2_used" "tier3_used" "tier4_used" "tier5_used" ] "";
     }
     /// A row of `tenant_storage`: `TenantStorage` of the vendor's SDK.
     TenantStorage "TenantStorage" "tenant_storage" [
@@ -633,6 +714,21 @@ crate::row_types! {
         used_bytes int "used";
         /// The column `used_pct`, by the SDK's name.
         used_percent int "used_pct";
+    } {
+        /// Computed from `allocated`.
+        allocated_gb => Option<f64> = scaled [ "allocated" ] "1073741824";
+        /// Computed from `provisioned`, `used`.
+        free_bytes => Option<i64> = left [ "provisioned" "used" ] "";
+        /// Computed from `provisioned`, `used`.
+        free_gb => Option<f64> = left_scaled [ "provisioned" "used" ] "1073741824";
+        /// Computed from `last_update`.
+        last_update => Option<::std::time::SystemTime> = time [ "last_update" ] "";
+        /// Computed from `provisioned`.
+        provisioned_gb => Option<f64> = scaled [ "provisioned" ] "1073741824";
+        /// Computed from `tier_number`.
+        tier_name => Option<String> = tier_name [ "tier_number" ] "";
+        /// Computed from `used`.
+        used_gb => Option<f64> = scaled [ "used" ] "1073741824";
     }
     /// A row of `update_branches`: `UpdateBranch` of the vendor's SDK.
     UpdateBranch "UpdateBranch" "update_branches" [
@@ -643,6 +739,7 @@ crate::row_types! {
         description text "description";
         /// The column `name`.
         name text "name";
+    } {
     }
     /// A row of `update_dashboard`: `UpdateDashboard` of the vendor's SDK.
     UpdateDashboard "UpdateDashboard" "update_dashboard" [
@@ -653,12 +750,13 @@ crate::row_types! {
         node_count int "node_count";
         /// The column `counts`, by the SDK's name.
         task_count int "counts";
+    } {
     }
     /// A row of `update_logs`: `UpdateLog` of the vendor's SDK.
     UpdateLog "UpdateLog" "update_logs" [
 "$key" "$key" "level" "level" "object_name" "object_name" "text" "text" "timestamp" "timestamp" "user" "user" ] {
-        /// The column `level`, by the SDK's name.
-        is_error flag "level";
+        /// The column `level`.
+        level text "level";
         /// The column `object_name`.
         object_name text "object_name";
         /// The column `text`.
@@ -667,6 +765,13 @@ crate::row_types! {
         timestamp int "timestamp";
         /// The column `user`.
         user text "user";
+    } {
+        /// Computed from `level`.
+        is_audit => Option<bool> = is [ "level" ] "audit";
+        /// Computed from `level`.
+        is_error => Option<bool> = is [ "level" ] "error,critical";
+        /// Computed from `level`.
+        is_warning => Option<bool> = is [ "level" ] "warning";
     }
     /// A row of `update_packages`: `UpdatePackage` of the vendor's SDK.
     UpdatePackage "UpdatePackage" "update_packages" [
@@ -683,10 +788,13 @@ crate::row_types! {
         is_optional flag "optional";
         /// The column `modified`.
         modified int "modified";
+        /// The column `name`.
+        name text "name";
         /// The column `type`.
         r#type text "type";
         /// The column `version`.
         version text "version";
+    } {
     }
     /// A row of `update_settings`: `UpdateSettings` of the vendor's SDK.
     UpdateSettings "UpdateSettings" "update_settings" [
@@ -729,6 +837,11 @@ crate::row_types! {
         update_time text "update_time";
         /// The column `warm_reboot`.
         warm_reboot json "warm_reboot";
+    } {
+        /// Computed from `branch_display`.
+        branch_name => Option<&str> = either [ "branch_display" ] "";
+        /// Computed from `source_display`.
+        source_name => Option<&str> = either [ "source_display" ] "";
     }
     /// A row of `update_sources`: `UpdateSource` of the vendor's SDK.
     UpdateSource "UpdateSource" "update_sources" [
@@ -747,6 +860,7 @@ crate::row_types! {
         url text "url";
         /// The column `user`.
         user text "user";
+    } {
     }
     /// A row of `update_source_packages`: `UpdateSourcePackage` of the vendor's SDK.
     UpdateSourcePackage "UpdateSourcePackage" "update_source_packages" [
@@ -773,14 +887,13 @@ crate::row_types! {
         source_key int "source";
         /// The column `version`.
         version text "version";
+    } {
     }
     /// A row of `update_source_status`: `UpdateSourceStatus` of the vendor's SDK.
     UpdateSourceStatus "UpdateSourceStatus" "update_source_status" [
 "$key" "$key" "info" "info" "last_update" "last_update" "nodes_updated" "nodes_updated" "source" "source" "source_display" "source#name as source_display" "status" "status" ] {
         /// The column `info`.
         info json "info";
-        /// The column `status`, by the SDK's name.
-        is_busy flag "status";
         /// The column `last_update`.
         last_update int "last_update";
         /// The column `nodes_updated`.
@@ -789,10 +902,27 @@ crate::row_types! {
         source_display text "source_display";
         /// The column `source`, by the SDK's name.
         source_key int "source";
+        /// The column `status`.
+        status text "status";
+    } {
+        /// Computed from `status`.
+        is_applying => Option<bool> = is [ "status" ] "applying";
+        /// Computed from `status`.
+        is_busy => Option<bool> = is [ "status" ] "refreshing,downloading,installing,applying";
+        /// Computed from `status`.
+        is_downloading => Option<bool> = is [ "status" ] "downloading";
+        /// Computed from `status`.
+        is_error => Option<bool> = is [ "status" ] "error";
+        /// Computed from `status`.
+        is_idle => Option<bool> = is [ "status" ] "idle";
+        /// Computed from `status`.
+        is_installing => Option<bool> = is [ "status" ] "installing";
+        /// Computed from `status`.
+        is_refreshing => Option<bool> = is [ "status" ] "refreshing";
     }
     /// A row of `users`: `User` of the vendor's SDK.
     User "User" "users" [
-"$key" "$key" "account_locked" "account_locked" "auth_source" "auth_source" "auth_source_name" "auth_source#name as auth_source_name" "change_password" "change_password" "created" "created" "creator" "creator" "displayname" "displayname" "email" "email" "enabled" "enabled" "failed_attempts" "failed_attempts" "identity" "identity" "last_login" "last_login" "name" "name" "physical_access" "physical_access" "remote_name" "remote_name" "ssh_keys" "" "two_factor_authentication" "two_factor_authentication" "two_factor_setup_next_login" "" "two_factor_type" "two_factor_type" "type" "type" ] {
+"$key" "$key" "account_locked" "account_locked" "auth_source" "auth_source" "auth_source_display" "" "auth_source_name" "auth_source#name as auth_source_name" "change_password" "change_password" "created" "created" "creator" "creator" "displayname" "displayname" "email" "email" "enabled" "enabled" "failed_attempts" "failed_attempts" "identity" "identity" "last_login" "last_login" "name" "name" "physical_access" "physical_access" "remote_name" "remote_name" "ssh_keys" "" "two_factor_authentication" "two_factor_authentication" "two_factor_setup_next_login" "" "two_factor_type" "two_factor_type" "type" "type" ] {
         /// The column `account_locked`.
         account_locked int "account_locked";
         /// The column `auth_source`.
@@ -829,8 +959,19 @@ crate::row_types! {
         two_factor_setup_required flag "two_factor_setup_next_login";
         /// The column `two_factor_type`.
         two_factor_type text "two_factor_type";
+        /// The column `type`.
+        r#type text "type";
         /// The column `type`, by the SDK's name.
         user_type text "type";
+    } {
+        /// Computed from `auth_source_name`, `auth_source_display`.
+        auth_source_name => Option<&str> = either [ "auth_source_name" "auth_source_display" ] "";
+        /// Computed from `account_locked`.
+        is_locked => Option<bool> = there [ "account_locked" ] "";
+        /// Computed from `two_factor_type`.
+        two_factor_type_display => Option<&str> = label [ "two_factor_type" ] "email=Email|authenticator=Authenticator (TOTP)";
+        /// Computed from `type`.
+        user_type_display => Option<&str> = label [ "type" ] "normal=Normal|api=API|vdi=VDI|site_sync=Site Sync|site_user=Site User";
     }
     /// A row of `vms`: `VM` of the vendor's SDK.
     Vm "VM" "vms" [
@@ -879,6 +1020,7 @@ crate::row_types! {
         status text "status";
         /// The column `uefi`.
         uefi json "uefi";
+    } {
     }
     /// A row of `machine_snapshots`: `VMSnapshot` of the vendor's SDK.
     VmSnapshot "VMSnapshot" "machine_snapshots" [
@@ -897,6 +1039,13 @@ crate::row_types! {
         name text "name";
         /// The column `snap_machine`, by the SDK's name.
         snap_machine_key int "snap_machine";
+    } {
+        /// Computed from `created`.
+        created_at => Option<::std::time::SystemTime> = time [ "created" ] "";
+        /// Computed from `expires`.
+        expires_at => Option<::std::time::SystemTime> = time [ "expires" ] "";
+        /// Computed from `expires`, `expires_type`.
+        never_expires => Option<bool> = never [ "expires" "expires_type" ] "";
     }
     /// A row of ``: `VSANStatus` of the vendor's SDK.
     VsanStatus "VSANStatus" "" [
@@ -915,6 +1064,8 @@ crate::row_types! {
         is_storage flag "storage";
         /// The column `last_update`.
         last_update int "last_update";
+        /// The column `name`.
+        name text "name";
         /// The column `online_cores`.
         online_cores int "online_cores";
         /// The column `online_nodes`.
@@ -943,6 +1094,17 @@ crate::row_types! {
         used_cores int "used_cores";
         /// The column `used_ram`, by the SDK's name.
         used_ram_mb int "used_ram";
+    } {
+        /// Computed from `used_cores`, `online_cores`.
+        core_used_percent => Option<f64> = percent [ "used_cores" "online_cores" ] "";
+        /// Computed from `online_ram`.
+        online_ram_gb => Option<f64> = scaled [ "online_ram" ] "1024";
+        /// Computed from `used_ram`, `online_ram`.
+        ram_used_percent => Option<f64> = percent [ "used_ram" "online_ram" ] "";
+        /// Computed from `total_ram`.
+        total_ram_gb => Option<f64> = scaled [ "total_ram" ] "1024";
+        /// Computed from `used_ram`.
+        used_ram_gb => Option<f64> = scaled [ "used_ram" ] "1024";
     }
     /// A row of `vm_imports`: `VmImport` of the vendor's SDK.
     VmImport "VmImport" "vm_imports" [
@@ -953,8 +1115,6 @@ crate::row_types! {
         file int "file";
         /// The column `file_display`.
         file_display text "file_display";
-        /// The column `status`, by the SDK's name.
-        has_error flag "status";
         /// The column `id`.
         id text "id";
         /// The column `modified`.
@@ -967,6 +1127,8 @@ crate::row_types! {
         preserve_drive_format flag "preserve_drive_format";
         /// The column `preserve_macs`.
         preserve_macs flag "preserve_macs";
+        /// The column `status`.
+        status text "status";
         /// The column `status_info`.
         status_info text "status_info";
         /// The column `timestamp`.
@@ -983,12 +1145,19 @@ crate::row_types! {
         volume_display text "volume_display";
         /// The column `volume_path`.
         volume_path json "volume_path";
+    } {
+        /// Computed from `status`.
+        has_error => Option<bool> = is [ "status" ] "error,aborted";
+        /// Computed from `status`.
+        is_complete => Option<bool> = is [ "status" ] "complete";
+        /// Computed from `importing`, `status`.
+        is_importing => Option<bool> = any_flag [ "importing" "status" ] "importing";
     }
     /// A row of `vm_import_logs`: `VmImportLog` of the vendor's SDK.
     VmImportLog "VmImportLog" "vm_import_logs" [
 "$key" "$key" "level" "level" "text" "text" "timestamp" "timestamp" "user" "user" "vm_import" "vm_import" ] {
-        /// The column `level`, by the SDK's name.
-        is_error flag "level";
+        /// The column `level`.
+        level text "level";
         /// The column `text`.
         text text "text";
         /// The column `timestamp`.
@@ -997,6 +1166,11 @@ crate::row_types! {
         user text "user";
         /// The column `vm_import`.
         vm_import text "vm_import";
+    } {
+        /// Computed from `level`.
+        is_error => Option<bool> = is [ "level" ] "error,critical";
+        /// Computed from `level`.
+        is_warning => Option<bool> = is [ "level" ] "warning";
     }
     /// A row of `vm_recipes`: `VmRecipe` of the vendor's SDK.
     VmRecipe "VmRecipe" "vm_recipes" [
@@ -1041,6 +1215,7 @@ crate::row_types! {
         vm_key int "vm";
         /// The column `vm_snapshot`.
         vm_snapshot int "vm_snapshot";
+    } {
     }
     /// A row of `vm_recipe_instances`: `VmRecipeInstance` of the vendor's SDK.
     VmRecipeInstance "VmRecipeInstance" "vm_recipe_instances" [
@@ -1069,12 +1244,13 @@ crate::row_types! {
         vm_key int "vm";
         /// The column `vm_name`.
         vm_name text "vm_name";
+    } {
     }
     /// A row of `vm_recipe_logs`: `VmRecipeLog` of the vendor's SDK.
     VmRecipeLog "VmRecipeLog" "vm_recipe_logs" [
 "$key" "$key" "level" "level" "text" "text" "timestamp" "timestamp" "user" "user" "vm_recipe" "vm_recipe" "vm_recipe_display" "vm_recipe#name as vm_recipe_display" ] {
-        /// The column `level`, by the SDK's name.
-        is_error flag "level";
+        /// The column `level`.
+        level text "level";
         /// The column `vm_recipe`, by the SDK's name.
         recipe_key text "vm_recipe";
         /// The column `text`.
@@ -1085,10 +1261,22 @@ crate::row_types! {
         user text "user";
         /// The column `vm_recipe_display`.
         vm_recipe_display text "vm_recipe_display";
+    } {
+        /// Computed from `level`.
+        is_error => Option<bool> = is [ "level" ] "error,critical";
+        /// Computed from `level`.
+        is_warning => Option<bool> = is [ "level" ] "warning";
     }
     /// A row of ``: `VmRecipeSimulationResult` of the vendor's SDK.
     VmRecipeSimulationResult "VmRecipeSimulationResult" "" [
-"$key" "$key" ] {
+"$key" "$key" "answers" "" "cloudinit_files" "" "logs" "" ] {
+    } {
+        /// Computed from `answers`.
+        answers => Option<::serde_json::Value> = document [ "answers" ] "";
+        /// Computed from `cloudinit_files`.
+        cloudinit_files => Option<::serde_json::Value> = document [ "cloudinit_files" ] "";
+        /// Computed from `logs`.
+        logs => Option<Vec<String>> = list_of [ "logs" ] "";
     }
     /// A row of `vnet_proxy`: `VnetProxy` of the vendor's SDK.
     VnetProxy "VnetProxy" "vnet_proxy" [
@@ -1105,6 +1293,7 @@ crate::row_types! {
         network_key int "vnet";
         /// The column `vnet_display`, by the SDK's name.
         network_name text "vnet_display";
+    } {
     }
     /// A row of `vnet_proxy_tenants`: `VnetProxyTenant` of the vendor's SDK.
     VnetProxyTenant "VnetProxyTenant" "vnet_proxy_tenants" [
@@ -1119,6 +1308,7 @@ crate::row_types! {
         tenant_key int "tenant";
         /// The column `tenant_display`, by the SDK's name.
         tenant_name text "tenant_display";
+    } {
     }
     /// A row of `volume_antivirus`: `VolumeAntivirus` of the vendor's SDK.
     VolumeAntivirus "VolumeAntivirus" "volume_antivirus" [
@@ -1151,6 +1341,7 @@ crate::row_types! {
         volume_key text "volume";
         /// The column `volume_name`.
         volume_name text "volume_name";
+    } {
     }
     /// A row of `volume_antivirus_infections`: `VolumeAntivirusInfection` of the vendor's SDK.
     VolumeAntivirusInfection "VolumeAntivirusInfection" "volume_antivirus_infections" [
@@ -1165,6 +1356,7 @@ crate::row_types! {
         virus text "virus";
         /// The column `volume_antivirus`.
         volume_antivirus int "volume_antivirus";
+    } {
     }
     /// A row of `volume_antivirus_logs`: `VolumeAntivirusLog` of the vendor's SDK.
     VolumeAntivirusLog "VolumeAntivirusLog" "volume_antivirus_logs" [
@@ -1179,6 +1371,7 @@ crate::row_types! {
         user text "user";
         /// The column `volume_antivirus`.
         volume_antivirus int "volume_antivirus";
+    } {
     }
     /// A row of `volume_antivirus_stats`: `VolumeAntivirusStats` of the vendor's SDK.
     VolumeAntivirusStats "VolumeAntivirusStats" "volume_antivirus_stats" [
@@ -1193,16 +1386,28 @@ crate::row_types! {
         quarantine_count int "quarantine_count";
         /// The column `volume_antivirus`.
         volume_antivirus int "volume_antivirus";
+    } {
     }
     /// A row of `volume_antivirus_status`: `VolumeAntivirusStatus` of the vendor's SDK.
     VolumeAntivirusStatus "VolumeAntivirusStatus" "volume_antivirus_status" [
-"$key" "$key" "last_update" "" "status_info" "" "volume_antivirus" "" ] {
+"$key" "$key" "last_update" "" "state" "" "status" "" "status_info" "" "volume_antivirus" "" ] {
         /// The column `last_update`.
         last_update int "last_update";
+        /// The column `state`.
+        state text "state";
+        /// The column `status`.
+        status text "status";
         /// The column `status_info`.
         status_info text "status_info";
         /// The column `volume_antivirus`.
         volume_antivirus int "volume_antivirus";
+    } {
+        /// Computed from `status`, `state`.
+        has_error => Option<bool> = any [ "status" "state" ] "error,error";
+        /// Computed from `status`, `state`.
+        is_offline => Option<bool> = any [ "status" "state" ] "offline,offline";
+        /// Computed from `status`.
+        is_scanning => Option<bool> = is [ "status" ] "scanning";
     }
     /// A row of `volume_vm_exports`: `VolumeVmExport` of the vendor's SDK.
     VolumeVmExport "VolumeVmExport" "volume_vm_exports" [
@@ -1213,6 +1418,8 @@ crate::row_types! {
         max_exports int "max_exports";
         /// The column `quiesced`.
         quiesced flag "quiesced";
+        /// The column `status`.
+        status text "status";
         /// The column `status_info`.
         status_info text "status_info";
         /// The column `volume_display`.
@@ -1221,6 +1428,13 @@ crate::row_types! {
         volume_key int "volume";
         /// The column `volume_name`.
         volume_name text "volume_name";
+    } {
+        /// Computed from `status`.
+        has_error => Option<bool> = is [ "status" ] "error";
+        /// Computed from `status`.
+        is_building => Option<bool> = is [ "status" ] "building";
+        /// Computed from `status`.
+        is_idle => Option<bool> = is [ "status" ] "idle";
     }
     /// A row of `volume_vm_export_stats`: `VolumeVmExportStat` of the vendor's SDK.
     VolumeVmExportStat "VolumeVmExportStat" "volume_vm_export_stats" [
@@ -1241,6 +1455,9 @@ crate::row_types! {
         virtual_machines int "virtual_machines";
         /// The column `volume_vm_exports`.
         volume_vm_exports int "volume_vm_exports";
+    } {
+        /// Computed from `size_bytes`.
+        size_gb => Option<f64> = scaled [ "size_bytes" ] "1073741824";
     }
     /// A row of `webhook_urls`: `Webhook` of the vendor's SDK.
     Webhook "Webhook" "webhook_urls" [
@@ -1273,10 +1490,15 @@ crate::row_types! {
         webhook_type text "type";
         /// The column `webhook_url`.
         webhook_url int "webhook_url";
+    } {
+        /// Computed from `authorization_type`.
+        authorization_type_display => Option<&str> = label [ "authorization_type" ] "none=None|basic=Basic|bearer=Bearer|apikey=API Key";
+        /// Computed from `headers`.
+        headers => Option<::std::collections::BTreeMap<String, String>> = headers [ "headers" ] "";
     }
     /// A row of ``: `WebhookHistory` of the vendor's SDK.
     WebhookHistory "WebhookHistory" "" [
-"$key" "$key" "message" "" "status" "" "status_info" "" "webhook_url" "" ] {
+"$key" "$key" "created" "" "last_attempt" "" "message" "" "status" "" "status_info" "" "webhook_url" "" ] {
         /// The column `message`.
         message json "message";
         /// The column `message`, by the SDK's name.
@@ -1287,6 +1509,19 @@ crate::row_types! {
         status_info text "status_info";
         /// The column `webhook_url`, by the SDK's name.
         webhook_key int "webhook_url";
+    } {
+        /// Computed from `created`.
+        created_at => Option<::std::time::SystemTime> = time [ "created" ] "";
+        /// Computed from `status`.
+        has_error => Option<bool> = is [ "status" ] "error";
+        /// Computed from `status`.
+        is_pending => Option<bool> = is [ "status" ] "queued,running";
+        /// Computed from `status`.
+        is_sent => Option<bool> = is [ "status" ] "sent";
+        /// Computed from `last_attempt`.
+        last_attempt_at => Option<::std::time::SystemTime> = time [ "last_attempt" ] "";
+        /// Computed from `status`.
+        status_display => Option<&str> = label [ "status" ] "queued=Queued|running=Running|sent=Sent|error=Error";
     }
     /// A row of `vnet_wireguards`: `WireGuardInterface` of the vendor's SDK.
     WireGuardInterface "WireGuardInterface" "vnet_wireguards" [
@@ -1311,12 +1546,21 @@ crate::row_types! {
         public_key text "public_key";
         /// The column `vnet`.
         vnet int "vnet";
+    } {
+        /// Computed from `ip`.
+        ip_only => Option<&str> = before [ "ip" ] "";
+        /// Computed from `mtu`.
+        mtu_display => Option<String> = text_of_mtu [ "mtu" ] "";
+        /// Computed from `ip`.
+        subnet_mask => Option<&str> = after [ "ip" ] "32";
     }
     /// A row of `vnet_wireguard_peers`: `WireGuardPeer` of the vendor's SDK.
     WireGuardPeer "WireGuardPeer" "vnet_wireguard_peers" [
 "$key" "$key" "allowed_ips" "allowed_ips" "configure_firewall" "configure_firewall" "description" "description" "enabled" "enabled" "endpoint" "endpoint" "keepalive" "keepalive" "modified" "modified" "name" "name" "peer_ip" "peer_ip" "port" "port" "preshared_key" "preshared_key" "public_key" "public_key" "wireguard" "wireguard" ] {
         /// The column `allowed_ips`.
         allowed_ips text "allowed_ips";
+        /// The column `configure_firewall`.
+        configure_firewall text "configure_firewall";
         /// The column `description`.
         description text "description";
         /// The column `endpoint`.
@@ -1341,6 +1585,9 @@ crate::row_types! {
         public_key text "public_key";
         /// The column `wireguard`.
         wireguard int "wireguard";
+    } {
+        /// Computed from `configure_firewall`.
+        firewall_config_display => Option<&str> = label [ "configure_firewall" ] "site-to-site=Site-to-Site|remote-user=Remote User|none=None";
     }
     /// A row of `vnet_wireguard_peer_status`: `WireGuardPeerStatus` of the vendor's SDK.
     WireGuardPeerStatus "WireGuardPeerStatus" "vnet_wireguard_peer_status" [
@@ -1353,5 +1600,16 @@ crate::row_types! {
         rx_bytes int "rx_bytes";
         /// The column `tx_bytes`.
         tx_bytes int "tx_bytes";
+    } {
+        /// Computed from `last_handshake`.
+        is_connected => Option<bool> = within [ "last_handshake" ] "180";
+        /// Computed from `last_handshake`.
+        last_handshake => Option<::std::time::SystemTime> = time [ "last_handshake" ] "";
+        /// Computed from `last_update`.
+        last_update => Option<::std::time::SystemTime> = time [ "last_update" ] "";
+        /// Computed from `rx_bytes`.
+        rx_bytes_formatted => Option<String> = text_of_size [ "rx_bytes" ] "";
+        /// Computed from `tx_bytes`.
+        tx_bytes_formatted => Option<String> = text_of_size [ "tx_bytes" ] "";
     }
 }
