@@ -364,12 +364,12 @@ async fn instances_do_not_see_each_other() {
     let mut spec = ExecSpec::new(["sh", "-c", "echo mine > /tmp/f; exec sleep 4321"]);
     spec.kill_on_drop = false;
     rig.engine.exec(&a, spec).await.unwrap();
-    assert!(
-        !rig.sh(&b, "cat /tmp/f || pgrep -f 4321 | grep -v $$")
-            .await
-            .status
-            .success()
-    );
+    // The pattern does not match the command line that it stands in.
+    let look = "pgrep -f 'sleep 432[1]'";
+    let soon = format!("for i in $(seq 600); do {look} && exit; sleep 0.05; done; exit 1");
+    rig.ok(&a, &soon).await;
+    let other = rig.sh(&b, &format!("cat /tmp/f || {look}")).await;
+    assert!(!other.status.success(), "{other:?}");
     if rustix::process::geteuid().is_root() {
         let map = "cut -c1-22 /proc/self/uid_map";
         assert_ne!(rig.ok(&a, map).await, rig.ok(&b, map).await);
