@@ -1,7 +1,5 @@
 //! The verbs on instances.
 
-use std::path::PathBuf;
-
 use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
 
 use super::sub;

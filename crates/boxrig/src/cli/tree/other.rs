@@ -6,7 +6,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
 
 use super::{body_args, sub};
-use crate::cli::{native, units};
+use crate::cli::{import, native, units};
 
 fn switch(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name)
@@ -91,7 +91,7 @@ pub(super) fn commands() -> Vec<Command> {
                             Arg::new("from")
                                 .long("from")
                                 .value_name("PLATFORM")
-                                .value_parser(PossibleValuesParser::new(super::import::PLATFORMS))
+                                .value_parser(PossibleValuesParser::new(import::PLATFORMS))
                                 .action(ArgAction::Append)
                                 .help("Only of this platform"),
                         )
