@@ -4,6 +4,7 @@
 //! and a wrong result do.
 
 mod clients;
+mod convox;
 mod engine;
 mod incus;
 mod report;
@@ -51,7 +52,7 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
                 only = Some(
                     *rest
                         .next()
-                        .ok_or("--only needs clients, engine, tables, cli or incus")?,
+                        .ok_or("--only needs clients, convox, engine, tables, cli or incus")?,
                 )
             }
             other => return Err(format!("bench: unknown option {other}").into()),
@@ -62,6 +63,9 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
     let mut report = report::Report::new(options)?;
     if wanted("clients") {
         clients::measure(&programs, rounds, &mut report)?;
+    }
+    if wanted("convox") {
+        convox::measure(&programs, rounds, &mut report)?;
     }
     if wanted("engine") {
         engine::starts(&programs, rounds, &mut report)?;
@@ -127,7 +131,7 @@ fn clean(program: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        let ours = ["FASTVM_", "BOXRIG_", "XDG_"]
+        let ours = ["FASTVM_", "CONVOX_", "RACK_URL", "BOXRIG_", "XDG_"]
             .iter()
             .any(|prefix| text.starts_with(prefix));
         if ours || text.to_ascii_lowercase().ends_with("_proxy") {

@@ -14,16 +14,16 @@ use crate::peers::fastvm::sdk_python;
 use crate::{Result, root, shell};
 
 /// The most memory that a client may ever use, in MiB.
-const MEMORY: f64 = 32.0;
+pub(super) const MEMORY: f64 = 32.0;
 const DOWNLOAD: u64 = 1024 * 1024 * 1024;
 
 /// What a run reports (`boxrig_benches::Cost`).
 #[derive(Debug, Deserialize)]
-struct Cost {
-    units: u64,
-    wall_s: f64,
+pub(super) struct Cost {
+    pub(super) units: u64,
+    pub(super) wall_s: f64,
     cpu_s: f64,
-    peak_mib: f64,
+    pub(super) peak_mib: f64,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -123,13 +123,13 @@ pub(super) fn measure(programs: &Programs, rounds: Rounds, report: &mut Report) 
 }
 
 /// A running canned listener; ended when dropped.
-struct Listener {
+pub(super) struct Listener {
     child: Child,
-    origin: String,
+    pub(super) origin: String,
 }
 
 impl Listener {
-    fn start(program: &Path, keep: Option<&Path>) -> Result<Self> {
+    pub(super) fn start(program: &Path, keep: Option<&Path>) -> Result<Self> {
         let mut command = Command::new(program);
         if let Some(file) = keep {
             command.arg("--keep").arg(file);
@@ -317,7 +317,7 @@ fn is_download(word: &str) -> bool {
 }
 
 /// How many times less than the peer, round by round.
-fn ratios(peer: &[f64], ours: &[f64]) -> Vec<f64> {
+pub(super) fn ratios(peer: &[f64], ours: &[f64]) -> Vec<f64> {
     peer.iter().zip(ours).map(|(p, o)| p / o).collect()
 }
 

@@ -214,6 +214,9 @@ with the median, that of memory with the largest value.
 * **Incus**: `boxrig` and the official client of the same version as the daemon (`ci/incus-up`), the whole process of each, on the
   daemon's unix socket, in turns. Files are in memory on our side; what arrived is compared. Peak memory is that of extra
   runs, read from the kernel five times a millisecond.
+* **Convox**: boxrig's client and the vendor's Python SDK 0.1.0 (`benches/convox_sdk.py`) on the same canned listener, which answers with
+  the apps of a rack and with a log of two million lines. The start to the listed apps is the whole process of `boxrig convox app-list` and of a
+  script of five lines with the SDK. A promotion (`benches/src/bin/rack.rs`) is one on a `boxrig serve` of its own.
 ";
 
 /// Processor, memory, system, versions and how busy the machine was when the run began.

@@ -1,14 +1,14 @@
 //! The Convox Python SDK and the tests of its source archive, against our rack.
 //!
-//! Three suites: `integration` (the vendor's tests against a real rack, unmodified), `script` (`ci/convox_sdk.py`, our
-//! own with that SDK) and `crash` (`ci/convox_crash.py`: the server ended in the middle of promotions).
+//! Four suites: `integration` (the vendor's tests against a real rack, unmodified), `script` (`ci/convox_sdk.py`, our
+//! own with that SDK), `examples` (`examples/seeds/convox.rs`: every example of the SDK's document, in Rust) and `crash`
+//! (`ci/convox_crash.py`: the server ended in the middle of promotions).
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::fastvm::passed_cases;
-use super::python::{count, system_python};
+use super::python::{self, Sdk, count};
 use crate::server::{Server, User, program};
 use crate::{Result, root, shell};
 
@@ -28,7 +28,7 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
         }
     }
     if suites.is_empty() {
-        suites = vec!["integration", "script", "crash"];
+        suites = vec!["integration", "script", "examples", "crash"];
     }
     let sdk = installed_sdk()?;
     let program = program()?;
@@ -37,6 +37,7 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
         let (passed, cases) = match suite {
             "integration" => integration(&sdk, &program)?,
             "script" => script(&sdk, &program)?,
+            "examples" => examples(&program)?,
             "crash" => crash(&sdk, &program)?,
             other => return Err(format!("peers convox: no suite {other}").into()),
         };
@@ -56,7 +57,7 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
 }
 
 /// The SDK's interpreter with nothing of our environment that would turn a test into another one.
-fn python(sdk: &Sdk, folder: &Path) -> Command {
+fn interpreter(sdk: &Sdk, folder: &Path) -> Command {
     let mut command = Command::new(sdk.venv.join("bin/python"));
     command.current_dir(folder).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
@@ -82,7 +83,7 @@ fn serve(program: &Path, folder: &Path) -> Result<Server> {
 fn integration(sdk: &Sdk, program: &Path) -> Result<(u32, u32)> {
     let folder = tempfile::Builder::new().prefix("boxrig-peers-").tempdir()?;
     let server = serve(program, folder.path())?;
-    let mut pytest = python(sdk, &sdk.archive);
+    let mut pytest = interpreter(sdk, &sdk.archive);
     pytest
         .args([
             "-m",
@@ -104,7 +105,7 @@ fn integration(sdk: &Sdk, program: &Path) -> Result<(u32, u32)> {
 fn script(sdk: &Sdk, program: &Path) -> Result<(u32, u32)> {
     let folder = tempfile::Builder::new().prefix("boxrig-peers-").tempdir()?;
     let server = serve(program, folder.path())?;
-    let mut command = python(sdk, folder.path());
+    let mut command = interpreter(sdk, folder.path());
     command
         .arg(root().join("ci/convox_sdk.py"))
         .env("BOXRIG_API", root().join("api"))
@@ -119,61 +120,43 @@ fn script(sdk: &Sdk, program: &Path) -> Result<(u32, u32)> {
     Ok((passed, passed + failed.unwrap_or(0)))
 }
 
+/// Every example of the SDK's document in Rust; each that holds says so in a line.
+fn examples(program: &Path) -> Result<(u32, u32)> {
+    let folder = tempfile::Builder::new().prefix("boxrig-peers-").tempdir()?;
+    let server = serve(program, folder.path())?;
+    let mut cargo = Command::new(env!("CARGO"));
+    // As the tests build it: nothing is compiled anew after them.
+    cargo
+        .args(["build", "--quiet", "--workspace", "--example", "convox"])
+        .current_dir(root());
+    shell::run(&mut cargo)?;
+    let mut example = Command::new(root().join("target/debug/examples/convox"));
+    let (output, status) = shell::watch(example.current_dir(folder.path()).envs(&server.env))?;
+    let said = |mark: &str| output.lines().filter(|l| l.starts_with(mark)).count();
+    let refused = said("501 ");
+    if !status.success() || refused > 0 {
+        println!("{}", server.log());
+    }
+    server.stop()?;
+    let held = u32::try_from(said("ok "))?;
+    let missing = u32::try_from(refused)? + u32::from(!status.success());
+    Ok((held, held + missing))
+}
+
 fn crash(sdk: &Sdk, program: &Path) -> Result<(u32, u32)> {
     let folder = tempfile::Builder::new().prefix("boxrig-peers-").tempdir()?;
-    let mut command = python(sdk, folder.path());
+    let mut command = interpreter(sdk, folder.path());
     command.arg(root().join("ci/convox_crash.py")).arg(program);
     let (output, status) = shell::watch(&mut command)?;
     let passed = count(&output, "passed").unwrap_or(0);
     Ok((passed, passed + u32::from(!status.success())))
 }
 
-/// Where the SDK is installed and its source archive unpacked.
-struct Sdk {
-    venv: PathBuf,
-    archive: PathBuf,
+/// The SDK's interpreter, for the measurements.
+pub(crate) fn sdk_python() -> Result<PathBuf> {
+    Ok(installed_sdk()?.venv.join("bin/python"))
 }
 
-/// Installs the SDK once per version under `target/peers`.
 fn installed_sdk() -> Result<Sdk> {
-    let own = std::env::current_exe()?;
-    let target = own
-        .ancestors()
-        .nth(2)
-        .ok_or("this program is in no target folder")?;
-    let home = target.join(format!("peers/convox-{VERSION}"));
-    let sdk = Sdk {
-        venv: home.join("venv"),
-        archive: home.join(format!("convox-{VERSION}")),
-    };
-    let complete = home.join("complete");
-    if complete.exists() {
-        return Ok(sdk);
-    }
-    let _ = fs::remove_dir_all(&home);
-    fs::create_dir_all(&home)?;
-    shell::run(
-        Command::new(system_python())
-            .args(["-m", "venv"])
-            .arg(&sdk.venv),
-    )?;
-    let pip = |arguments: &[&str]| {
-        let mut command = Command::new(sdk.venv.join("bin/python"));
-        command
-            .args(["-m", "pip", "--quiet", "--disable-pip-version-check"])
-            .args(arguments);
-        command.current_dir(&home);
-        shell::run(&mut command)
-    };
-    let package = format!("convox=={VERSION}");
-    pip(&["install", &package, "pytest==9.0.2"])?;
-    pip(&["download", "--no-deps", "--no-binary=:all:", &package])?;
-    let archive = format!("convox-{VERSION}.tar.gz");
-    shell::run(
-        Command::new("tar")
-            .args(["-xzf", &archive])
-            .current_dir(&home),
-    )?;
-    fs::write(&complete, "")?;
-    Ok(sdk)
+    python::installed("convox", VERSION, "", &["pytest==9.0.2"])
 }

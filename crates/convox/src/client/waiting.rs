@@ -86,7 +86,7 @@ impl Apps<'_> {
             }
             if !waiting.again().await {
                 return Err(self
-                    .stuck(app, &format!("still {}", now.status), Kind::Timeout)
+                    .stuck(app, "", &format!("still {}", now.status), Kind::Timeout)
                     .await);
             }
         }
@@ -105,7 +105,7 @@ impl Apps<'_> {
                 Err(e) => return Err(e),
                 Ok(now) if !waiting.again().await => {
                     return Err(self
-                        .stuck(app, &format!("still {}", now.status), Kind::Timeout)
+                        .stuck(app, "", &format!("still {}", now.status), Kind::Timeout)
                         .await);
                 }
                 Ok(_) => {}
@@ -113,12 +113,13 @@ impl Apps<'_> {
         }
     }
 
-    /// An error with the reasons that can be found.
-    async fn stuck(&self, app: &str, how: &str, kind: Kind) -> Error {
+    /// An error with the reasons that can be found: what is told of `release`, if one is meant, before what else is wrong.
+    async fn stuck(&self, app: &str, release: &str, how: &str, kind: Kind) -> Error {
         let mut words = format!("the app {} is {}", Untrusted::new(app), Untrusted::new(how));
         if let Ok(why) = self.why(app).await {
-            for problem in why.problems().take(3) {
-                words.push_str(&format!("; {problem}"));
+            let of_it = why.findings.iter().filter(|f| f.about.raw() == release);
+            for finding in of_it.chain(why.problems()).take(3) {
+                words.push_str(&format!("; {finding}"));
             }
         }
         Error::new(kind, words)
@@ -165,11 +166,11 @@ impl Releases<'_> {
                     "{} with the release {}, not {release}",
                     now.status, now.release
                 );
-                return Err(apps.stuck(app, &how, Kind::Failed).await);
+                return Err(apps.stuck(app, release, &how, Kind::Failed).await);
             }
             if !waiting.again().await {
                 return Err(apps
-                    .stuck(app, &format!("still {}", now.status), Kind::Timeout)
+                    .stuck(app, "", &format!("still {}", now.status), Kind::Timeout)
                     .await);
             }
         }

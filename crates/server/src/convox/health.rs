@@ -12,7 +12,9 @@ use super::manifest;
 use super::records::{Phase, Process, Purpose};
 use super::state::{Shared, instance, key};
 
-/// Time between questions until the first good answer.
+/// Time between the first two questions; it doubles until [`EAGER`].
+const FIRST: Duration = Duration::from_millis(10);
+/// The longest time between questions until the first good answer.
 const EAGER: Duration = Duration::from_millis(100);
 /// How long something without a check must have run.
 const MOMENT: Duration = Duration::from_millis(1000);
@@ -46,7 +48,7 @@ pub(super) async fn watch(state: Shared, id: &str) {
     };
     let timeout = Duration::from_secs(service.health.timeout.into());
     let interval = Duration::from_secs(service.health.interval.into());
-    let mut failures = 0;
+    let (mut failures, mut eager) = (0, FIRST);
     loop {
         let asked = ask(&state, id, port.port, &service.health.path, &port.scheme);
         let answer = match tokio::time::timeout(timeout, asked).await {
@@ -72,7 +74,8 @@ pub(super) async fn watch(state: Shared, id: &str) {
             }
         }
         let ready = state.processes.get(id).is_some_and(|p| p.ready);
-        tokio::time::sleep(if ready { interval } else { EAGER }).await;
+        tokio::time::sleep(if ready { interval } else { eager }).await;
+        eager = EAGER.min(eager * 2);
     }
 }
 

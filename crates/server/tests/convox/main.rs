@@ -10,5 +10,6 @@ mod deploy;
 mod http;
 mod more;
 mod resources;
+mod rest;
 #[path = "../support/mod.rs"]
 mod support;
