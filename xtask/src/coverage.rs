@@ -51,7 +51,7 @@ const FLOORS: &[Floor] = &[
     Floor {
         platform: "convox",
         rows: 130,
-        full: 62,
+        full: 100,
         untyped: 0,
     },
     // A row for each member, not for each operation.

@@ -25,13 +25,13 @@ usage: cargo xtask TASK
   generate [--check]           the generated models and descriptions; compares or writes them
   bench [--quick]              the clients, the engine and the command line, measured against peers;
                                prints the figures and writes docs/performance.md
-      --only clients|engine|cli|incus  only this part; writes nothing
+      --only clients|convox|engine|tables|cli|incus   only this part; writes nothing
   licences                     every dependency has an accepted licence and none is banned
   peers fastvm [OPTIONS]       the vendor's Python SDK, unmodified, against `boxrig serve`
       --suite live|generated|script    only this one (repeatable)
       --user UID               run server and SDK as this user (needs root)
   peers convox [OPTIONS]       the vendor's Python SDK, unmodified, against our rack
-      --suite integration|script|crash only this one (repeatable)
+      --suite integration|script|examples|crash   only this one (repeatable)
   peers vergeos [OPTIONS]      the vendor's Python SDK, unmodified, against `boxrig serve --seed lab`
       --suite live|scenarios           only this one (repeatable)
       --only NAME                      of the scenarios, those whose names have this in them
