@@ -134,7 +134,7 @@ pub(super) fn generate(sources: &Sources, out: &mut Files) -> Types {
             let words = ["is", "is_not", "any", "label", "title"].contains(&how.as_str());
             for column in from.iter().filter(|_| words) {
                 let plain = column.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-                if plain && !computed.contains_key(&(*column).to_owned()) {
+                if plain && !computed.contains_key(*column) {
                     let column = (*column).to_owned();
                     let getter = ("text", column.clone(), "raw".to_owned());
                     getters.entry(column).or_insert(getter);
