@@ -59,7 +59,12 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
         }
     }
     let wanted = |part: &str| only.is_none_or(|o| o == part);
-    let programs = Programs::build()?;
+    // The Incus part measures the program alone.
+    let given = std::env::var_os("BOXRIG_BIN");
+    let programs = match (only, &given) {
+        (Some("incus"), Some(program)) => Programs::given(Path::new(program))?,
+        _ => Programs::build()?,
+    };
     let mut report = report::Report::new(options)?;
     if wanted("clients") {
         clients::measure(&programs, rounds, &mut report)?;
@@ -104,6 +109,14 @@ struct Programs {
 }
 
 impl Programs {
+    /// Nothing is built: `program` is measured, and nothing else is needed.
+    fn given(program: &Path) -> Result<Self> {
+        Ok(Self {
+            boxrig: program.canonicalize()?,
+            benches: PathBuf::new(),
+        })
+    }
+
     /// Builds them in the release profile; `BOXRIG_BIN` names a program to measure instead.
     ///
     /// One call for both packages: built apart, their dependencies get other features, and everything is compiled twice.

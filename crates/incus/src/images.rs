@@ -115,10 +115,10 @@ pub struct ImageFiles {
     pub rootfs: Option<PathBuf>,
 }
 
-type Hash = Arc<Mutex<Sha256>>;
+pub(crate) type Hash = Arc<Mutex<Sha256>>;
 
 /// The body, and the checksum of what has gone through it.
-fn hashed(body: WireBody, hash: &Hash) -> WireBody {
+pub(crate) fn hashed(body: WireBody, hash: &Hash) -> WireBody {
     let hash = hash.clone();
     WireBody::from_stream(chunks(body).map(move |chunk| {
         if let Ok(bytes) = &chunk {
@@ -415,6 +415,62 @@ impl Collection<'_, Images> {
         Ok(boxrig_wire::Secret::new(secret))
     }
 
+    /// Makes the server send the image to `target`, which need not reach it; gives the image there, under these aliases.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Invalid`] when the target listens on no address; else those of either server.
+    pub async fn push_to(
+        &self,
+        fingerprint: &str,
+        target: &crate::Client,
+        aliases: &[&str],
+    ) -> Result<Image> {
+        let image = self.get(fingerprint).await?;
+        let place = crate::instances::Place::of(target).await?;
+        let expected = ImagesPost {
+            source: ImagesPostSource {
+                r#type: "image".to_owned(),
+                mode: "push".to_owned(),
+                fingerprint: image.fingerprint.clone(),
+                ..ImagesPostSource::default()
+            },
+            ..ImagesPost::default()
+        };
+        // The target waits for it with a token, which is an operation of its own and ends when it is used.
+        let token = target
+            .send::<images::ImagesPost>(target.images().parts(), Json(expected))
+            .await?;
+        let token = crate::Outcome::operation(token)
+            .ok_or_else(|| Error::new(Kind::Protocol, "the target gives no token for the image"))?;
+        let secret = token.metadata.get("secret").and_then(|s| s.as_str());
+        let post = ImageExportPost {
+            target: place.address().to_owned(),
+            certificate: place.certificate().to_owned(),
+            secret: secret.unwrap_or_default().to_owned(),
+            project: target.project_name().unwrap_or_default().to_owned(),
+            ..ImageExportPost::default()
+        };
+        let pushed = match self.push(&image.fingerprint, post).await {
+            Ok(operation) => operation.wait().await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = pushed {
+            let _ = target.operations().cancel(&token.id).await;
+            return Err(e);
+        }
+        // Servers of the 6.0 line pass over the aliases of such a request.
+        for alias in aliases {
+            let post = models::ImageAliasesPost {
+                name: (*alias).to_owned(),
+                target: image.fingerprint.clone(),
+                ..models::ImageAliasesPost::default()
+            };
+            target.image_aliases().create(post).await?;
+        }
+        target.images().get(&image.fingerprint).await
+    }
+
     /// Makes the server push the image to another one, as `post` says.
     ///
     /// # Errors
@@ -455,9 +511,14 @@ fn fingerprint(operation: &models::Operation) -> Result<String> {
         .ok_or_else(|| Error::new(Kind::Protocol, "the operation names no image"))
 }
 
-fn check(file: PathBuf, hash: &Hash, fingerprint: &str) -> Result<PathBuf> {
+/// The checksum of what has gone through so far.
+pub(crate) fn sum(hash: &Hash) -> [u8; 32] {
     let sum = hash.lock().unwrap_or_else(|e| e.into_inner()).clone();
-    if crate::files::hex(&sum.finalize()) == fingerprint {
+    sum.finalize().into()
+}
+
+fn check(file: PathBuf, hash: &Hash, fingerprint: &str) -> Result<PathBuf> {
+    if crate::files::hex(&sum(hash)) == fingerprint {
         return Ok(file);
     }
     let _ = std::fs::remove_file(&file);

@@ -304,6 +304,14 @@ impl Client {
         }
     }
 
+    /// Whether an operation has ended, as far as the server still knows it.
+    pub(crate) async fn is_over(&self, id: &str) -> bool {
+        match look(self, id).await {
+            Ok(now) => now.is_final(),
+            Err(e) => e.kind() == Kind::OutcomeUnknown,
+        }
+    }
+
     /// Waits for a known operation by long polls.
     pub(crate) async fn wait_for(&self, id: &str) -> Result<models::Operation> {
         poll(self, id).await

@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
 
 use crate::{Result, coverage, root, server, shell};
 
@@ -21,17 +22,28 @@ const DOCUMENT: &str = "docs/peers-incus.md";
 const REASONS: &str = "api/incus-not-exercised.tsv";
 const EXERCISED: &str = "api/exercised.tsv";
 
-const SUITES: &[&str] = &["unix", "https", "compute", "cli"];
+/// `compute` is a part of `cli`, which runs beside its other tests.
+const SUITES: &[&str] = &["unix", "https", "cli", "seeds"];
+
+/// How many tests run at a time: most of what they do is waiting for the daemon.
+const THREADS: &str = "--test-threads=6";
 
 /// Runs the suites that `options` name, by default all; only all of them together say something about the tables.
+///
+/// `--bursts N` says how many times a command's 10 MiB are read over each way, the command ending right after them.
 pub(crate) fn run(options: &[&str]) -> Result<()> {
     let mut suites = Vec::new();
     let mut write = false;
+    let mut bursts = None;
     let mut rest = options.iter();
     while let Some(option) = rest.next() {
         match *option {
             "--suite" => suites.push(*rest.next().ok_or("--suite needs a value")?),
             "--write" => write = true,
+            "--bursts" => {
+                let times: u32 = rest.next().ok_or("--bursts needs a number")?.parse()?;
+                bursts = Some(times);
+            }
             other => return Err(format!("peers incus: unknown option {other}").into()),
         }
     }
@@ -39,12 +51,16 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
     if all {
         suites = SUITES.to_vec();
     }
-    let bench = Bench::prepare()?;
+    let bench = Bench::prepare(bursts)?;
     let mut failed = Vec::new();
     for suite in suites {
+        let begun = Instant::now();
         let outcome = bench.suite(suite);
-        let lines = bench.notes()?.iter().filter(|n| n.is_of(suite)).count();
-        println!("peers incus {suite}: {lines} effects confirmed");
+        let notes = bench.notes()?;
+        let of_suite = |n: &&Note| n.is_of(suite) || (suite == "cli" && n.is_of("compute"));
+        let lines = notes.iter().filter(of_suite).count();
+        let seconds = begun.elapsed().as_secs();
+        println!("peers incus {suite}: {lines} effects confirmed, {seconds} s");
         if let Err(e) = outcome {
             println!("peers incus {suite}: {e}");
             failed.push(suite);
@@ -116,11 +132,13 @@ struct Bench {
     daemon: Daemon,
     program: PathBuf,
     folder: tempfile::TempDir,
+    bursts: Option<u32>,
 }
 
 impl Bench {
-    fn prepare() -> Result<Self> {
+    fn prepare(bursts: Option<u32>) -> Result<Self> {
         Ok(Self {
+            bursts,
             daemon: Daemon::up()?,
             program: server::program()?,
             folder: tempfile::Builder::new().prefix("boxrig-incus-").tempdir()?,
@@ -131,11 +149,13 @@ impl Bench {
         self.folder.path().join("record.tsv")
     }
 
-    /// Tests of a package with the daemon in their environment; a skipped one is a failure.
-    fn tests(&self, arguments: &[&str], way: &str) -> Result<()> {
+    /// A test of the workspace with the daemon in its environment; a skipped one is a failure. Of the workspace, not of its
+    /// package: that would be built with other features, all over again.
+    fn tests(&self, test: &str, arguments: &[&str], way: &str) -> Result<()> {
         let mut cargo = Command::new(env!("CARGO"));
         cargo
-            .args(["test", "--quiet"])
+            .args(["test", "--quiet", "--workspace", "--test", test, "--"])
+            .arg(THREADS)
             .args(arguments)
             .current_dir(root())
             .env("BOXRIG_REQUIRE", "incus")
@@ -150,6 +170,9 @@ impl Bench {
             "INCUS_DIR",
         ] {
             cargo.env_remove(name);
+        }
+        if let Some(times) = self.bursts {
+            cargo.env("BOXRIG_INCUS_BURSTS", times.to_string());
         }
         if way != "https" {
             cargo.env("BOXRIG_INCUS_SOCKET", self.daemon.value("socket")?);
@@ -166,19 +189,28 @@ impl Bench {
 
     fn suite(&self, name: &str) -> Result<()> {
         match name {
-            "unix" | "https" => self.tests(&["--package=boxrig-incus", "--test=live"], name),
-            "compute" => self.tests(&["--package=boxrig", "--test=incus", "conformance"], name),
-            "cli" => self.tests(
-                &[
-                    "--package=boxrig",
-                    "--test=incus",
-                    "--",
-                    "--skip=conformance",
-                ],
-                name,
-            ),
+            "unix" | "https" => self.tests("incus_live", &[], name),
+            "compute" => self.tests("incus", &["conformance"], name),
+            "cli" => self.tests("incus", &[], name),
+            "seeds" => self.seeds(),
             other => Err(format!("peers incus: no suite {other}").into()),
         }
+    }
+
+    /// The examples of the vendor's document, which end badly when one does not hold.
+    fn seeds(&self) -> Result<()> {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--workspace", "--example=incus"]);
+        shell::run(cargo.current_dir(root()))?;
+        let own = std::env::current_exe()?;
+        let folder = own.parent().ok_or("this program is in no folder")?;
+        let built = folder.join("examples/incus");
+        let mut run = Command::new(built);
+        for name in ["INCUS_REMOTE", "INCUS_PROJECT", "INCUS_CONF", "INCUS_DIR"] {
+            run.env_remove(name);
+        }
+        run.env("INCUS_SOCKET", self.daemon.value("socket")?);
+        shell::run(run.env("BOXRIG_IMAGE", "busybox"))
     }
 
     fn notes(&self) -> Result<Vec<Note>> {
@@ -355,8 +387,8 @@ fn document(version: &str, live: usize, table: &str) -> String {
         "<!-- Written by `cargo xtask peers incus --write`. -->\n\
          # Incus, against a real daemon\n\n\
          `cargo xtask peers incus` brings up Incus {version} with the distribution's packages (`ci/incus-up`) and runs the live tests \
-         of the client over its unix socket and over HTTPS, the compute conformance suite and the checks of the command \
-         line. \"Exercised live\" means: the operation succeeded, and the official client (`incus`) showed the effect; the \
+         of the client over its unix socket and over HTTPS, the compute conformance suite, the checks of the command \
+         line and the vendor's examples. \"Exercised live\" means: the operation succeeded, and the official client (`incus`) showed the effect; the \
          tests note it when they have compared. {live} of {} operations are.\n\n\
          | operation | | exercised live | by, or why not |\n| --- | --- | --- | --- |\n{table}",
         boxrig_incus::CATALOG.len()

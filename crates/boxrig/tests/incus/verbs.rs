@@ -173,7 +173,7 @@ fn files_and_trees_go_both_ways() {
     let pulled = lab.official(&["file", "pull", &format!("{name}/root/one"), "-"]);
     assert_eq!(pulled.stdout, vec![9; 100_000]);
     lab.home.ok(&["cp", "tree", &format!("{name}:/root/new")]);
-    let listed = lab.says(&["exec", &name, "--", "find", "/root/new"]);
+    let listed = lab.heard(&["exec", &name, "--", "find", "/root/new"]);
     let mut listed: Vec<&str> = listed.lines().collect();
     listed.sort_unstable();
     assert_eq!(

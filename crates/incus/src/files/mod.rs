@@ -1,5 +1,6 @@
 //! Files in instances and volumes, one at a time, by the API's own means; stopped containers too.
 
+mod checked;
 mod local;
 mod sftp;
 mod tree;
@@ -445,6 +446,16 @@ impl<P: FilePlace> Files<'_, P> {
     ///
     /// As [`read`](Self::read), and what writing gave.
     pub async fn download(&self, path: &str, local: &Path) -> Result<u64> {
+        self.fetch(path, local, |body| body).await?.finish().await
+    }
+
+    /// Everything of a file, in a temporary one; each body goes through `pass`.
+    async fn fetch(
+        &self,
+        path: &str,
+        local: &Path,
+        pass: impl Fn(WireBody) -> WireBody,
+    ) -> Result<Saving> {
         let (info, found) = self.open(path).await?;
         let Found::File(body) = found else {
             return Err(Error::new(Kind::Invalid, "it is not a file"));
@@ -452,7 +463,7 @@ impl<P: FilePlace> Files<'_, P> {
         let mut saving = Saving::begin(local).await?;
         saving.mode(info.mode);
         let mut left = 3;
-        let mut cut = saving.take(body, info.size).await;
+        let mut cut = saving.take(pass(body), info.size).await;
         while let Err(e) = cut {
             if left == 0 || e.kind() != Kind::Transport {
                 return Err(e);
@@ -465,9 +476,9 @@ impl<P: FilePlace> Files<'_, P> {
             if now.modified != info.modified {
                 return Err(e.context("the file was changed while it was read"));
             }
-            cut = saving.take(body, info.size).await;
+            cut = saving.take(pass(body), info.size).await;
         }
-        saving.finish().await
+        Ok(saving)
     }
 
     /// Writes a local file's content to a file, streamed, with the local mode bits unless `mode` says otherwise. Gives the
@@ -477,6 +488,16 @@ impl<P: FilePlace> Files<'_, P> {
     ///
     /// As [`write`](Self::write), and what reading gave.
     pub async fn upload(&self, local: &Path, path: &str, mode: FileMode) -> Result<u64> {
+        self.send_file(local, path, mode, |body| body).await
+    }
+
+    async fn send_file(
+        &self,
+        local: &Path,
+        path: &str,
+        mode: FileMode,
+        pass: impl Fn(WireBody) -> WireBody,
+    ) -> Result<u64> {
         let (body, meta) = local::stream(local).await?;
         let mode = FileMode {
             mode: mode
@@ -484,7 +505,7 @@ impl<P: FilePlace> Files<'_, P> {
                 .or(Some(boxrig_archive::pack::mode_of(&meta) & 0o777)),
             ..mode
         };
-        self.write_stream(path, body, mode).await?;
+        self.write_stream(path, pass(body), mode).await?;
         Ok(meta.len())
     }
 }

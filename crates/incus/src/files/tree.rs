@@ -75,7 +75,7 @@ const UNPACK: &str = r#"mkdir -p -- "$1" && exec tar -xf - -C "$1""#;
 const PACK: &str = r#"exec tar -cf - -C "$1" ."#;
 
 impl Files<'_, OfInstance> {
-    fn instance(&self) -> &str {
+    pub(super) fn instance(&self) -> &str {
         &self.place[0]
     }
 

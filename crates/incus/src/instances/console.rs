@@ -1,7 +1,6 @@
 //! The console of an instance: attached, and as the text it has said.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use boxrig_wire::ws::{Frame, Reader, WebSocket, Writer};
 use boxrig_wire::{ByteReply, Error, Json, Kind, NoBody, Result};
@@ -159,7 +158,7 @@ impl Console {
             .unwrap_or_else(|e| e.into_inner())
             .take();
         use futures_util::StreamExt;
-        let streams = reader.map(|r| Box::pin(frames(r, Arc::new(AtomicBool::new(false)))));
+        let streams = reader.map(|r| Box::pin(frames(r, Arc::default())));
         futures_util::stream::iter(streams).flatten()
     }
 

@@ -1,8 +1,7 @@
 //! Running commands in an instance: one request, then a socket per stream.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use boxrig_wire::ws::{Frame, Reader, WebSocket, Writer};
 use boxrig_wire::{Error, Json, Kind, NoBody, Operation, Result};
@@ -325,8 +324,8 @@ pub struct ExecSession {
     /// Behind a lock so that a session can be shared; only its owner takes them.
     data: Mutex<Vec<(bool, Reader)>>,
     interactive: bool,
-    /// Set when an output stream ended without its end mark: the connection broke.
-    cut: Arc<AtomicBool>,
+    /// Says how an output stream ended without its end mark: the connection broke.
+    cut: Cut,
     /// Reads what says nothing (input, control), so that its pings are answered.
     _side: Vec<Bound<()>>,
     /// Asks for the end from the start, so that the server has not forgotten it when the output has been read.
@@ -395,11 +394,21 @@ impl ExecSession {
         let connect = sockets.fds.into_iter().map(|(name, secret)| {
             let operation = &operation;
             async move {
-                let socket = socket(client, operation, &secret).await?;
-                Ok::<_, Error>((name, socket))
+                match socket(client, operation, &secret).await {
+                    Ok(socket) => Ok::<_, Error>(Some((name, socket))),
+                    // Without a terminal the server does not wait for this one: a short command is over before it is connected.
+                    Err(e) if name == "control" && !interactive && e.status().is_some() => {
+                        match client.is_over(operation).await {
+                            true => Ok(None),
+                            false => Err(e),
+                        }
+                    }
+                    Err(e) => Err(e),
+                }
             }
         });
         let connected = futures_util::future::try_join_all(connect).await?;
+        let connected = connected.into_iter().flatten();
         let (waiter, id) = (client.clone(), operation.clone());
         let end = Bound(tokio::spawn(async move { waiter.wait_for(&id).await }));
         let mut session = Self {
@@ -413,7 +422,11 @@ impl ExecSession {
             end,
         };
         for (name, socket) in connected {
-            let (reader, writer) = socket.split();
+            let (mut reader, writer) = socket.split();
+            // The server never reads the sockets of the output. What lies unread there when it closes them, as it does right
+            // at the command's end, makes the kernel drop what the server has written and we have not read yet: an answered
+            // ping costs the output of a short command. Their pings are read, and not answered.
+            reader.answer_pings(interactive || matches!(&*name, "0" | "control"));
             match (&*name, interactive) {
                 ("0", true) => {
                     session.input = ExecInput(Some(writer));
@@ -525,11 +538,11 @@ impl ExecSession {
             Error::new(Kind::Failed, "the task that waits for the end died").with_source(e)
         })??;
         let code = return_code(&end.succeeded()?)?;
-        if self.cut.load(Ordering::Relaxed) {
+        if let Some(how) = self.cut.get() {
             return Err(Error::new(
                 Kind::Transport,
                 format!(
-                    "a connection broke and output was lost; the command ended with code {code}"
+                    "a connection broke and output may be lost ({how}); the command ended with code {code}"
                 ),
             )
             .with_retryable(false));
@@ -598,14 +611,14 @@ pub(super) async fn silent(mut reader: Reader) {
     }
 }
 
+/// How an output stream ended that had no end mark.
+pub(super) type Cut = Arc<OnceLock<String>>;
+
 /// The data of one socket: until an empty text frame, a close, or an abrupt end, none of which is an error here. An end
 /// without the empty frame sets `cut`: whether that matters is known when the operation has ended.
-pub(super) fn frames(
-    reader: Reader,
-    cut: Arc<AtomicBool>,
-) -> impl Stream<Item = Result<Bytes>> + Send {
-    stream::unfold(Some((reader, cut)), |state| async move {
-        let (mut reader, cut) = state?;
+pub(super) fn frames(reader: Reader, cut: Cut) -> impl Stream<Item = Result<Bytes>> + Send {
+    stream::unfold(Some((reader, cut, 0_u64)), |state| async move {
+        let (mut reader, cut, bytes) = state?;
         loop {
             match reader.next().await {
                 Ok(Some(Frame::Data {
@@ -615,15 +628,20 @@ pub(super) fn frames(
                 })) if payload.is_empty() => return None,
                 Ok(Some(Frame::Data { payload, .. })) if payload.is_empty() => {}
                 Ok(Some(Frame::Data { payload, .. })) => {
-                    return Some((Ok(payload), Some((reader, cut))));
+                    let bytes = bytes + payload.len() as u64;
+                    return Some((Ok(payload), Some((reader, cut, bytes))));
                 }
                 Ok(Some(Frame::Ping(_) | Frame::Pong(_))) => {}
-                Ok(None | Some(Frame::Close { .. })) => {
-                    cut.store(true, Ordering::Relaxed);
+                Ok(None) => {
+                    let _ = cut.set(format!("after {bytes} bytes, without an end"));
+                    return None;
+                }
+                Ok(Some(Frame::Close { code, .. })) => {
+                    let _ = cut.set(format!("after {bytes} bytes, closed with {code:?}"));
                     return None;
                 }
                 Err(e) if is_abrupt(&e) => {
-                    cut.store(true, Ordering::Relaxed);
+                    let _ = cut.set(format!("after {bytes} bytes: {e}"));
                     return None;
                 }
                 Err(e) => return Some((Err(broken(e)), None)),

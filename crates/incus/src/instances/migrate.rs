@@ -86,6 +86,45 @@ impl Instances<'_> {
         target: &Client,
         copy: InstanceCopy,
     ) -> Result<Operation<InstanceFull>> {
+        Ok(self.copying(source, target, copy).await?.0)
+    }
+
+    /// Moves an instance that is stopped to another server: copied with all its snapshots, and deleted here once the copy is whole.
+    ///
+    /// # Errors
+    ///
+    /// As [`copy_to`](Self::copy_to), and then the source is as it was; [`Kind::Invalid`] for a snapshot, and for a copy that would leave
+    /// something behind.
+    pub async fn move_to(
+        &self,
+        source: &str,
+        target: &Client,
+        copy: InstanceCopy,
+    ) -> Result<InstanceFull> {
+        if source.contains('/') || copy.instance_only {
+            let words = "an instance is moved with its snapshots, and a snapshot not at all";
+            return Err(Error::new(Kind::Invalid, words));
+        }
+        let (operation, sending) = self.copying(source, target, copy).await?;
+        let made = operation.wait().await?;
+        // The target has it; the source may still be putting its end in order, and is busy until then.
+        match self.client().wait_for(&sending).await {
+            Ok(end) => _ = end.succeeded()?,
+            // It has ended and is forgotten.
+            Err(e) if e.kind() == Kind::OutcomeUnknown => {}
+            Err(e) => return Err(e),
+        }
+        self.delete(source).await?.wait().await?;
+        Ok(made)
+    }
+
+    /// The target's operation, and the id of the source's.
+    async fn copying(
+        &self,
+        source: &str,
+        target: &Client,
+        copy: InstanceCopy,
+    ) -> Result<(Operation<InstanceFull>, String)> {
         let (instance, snapshot) = match source.split_once('/') {
             Some((instance, snapshot)) => (instance, Some(snapshot)),
             None => (source, None),
@@ -96,26 +135,30 @@ impl Instances<'_> {
                 let (client, address) = (self.client(), None);
                 let sending = self.send_out(instance, snapshot, &copy, address).await?;
                 let place = Place::of(client).await?;
-                self.pulled(target, post, &sending, place).await
+                let operation = self.pulled(target, post, &sending, place).await?;
+                Ok((operation, sending.id))
             }
             CopyMode::Push => {
                 let place = Place::of(target).await?;
                 let (receiving, hub) = receive(target, post).await?;
                 let address = InstancePostTarget {
                     certificate: place.certificate.clone(),
-                    operation: place.operation(&place.addresses[0], &receiving.id),
+                    operation: place.operation(&receiving.id),
                     secrets: secrets(&receiving),
                     ..InstancePostTarget::default()
                 };
-                self.send_out(instance, snapshot, &copy, Some(address))
+                let sending = self
+                    .send_out(instance, snapshot, &copy, Some(address))
                     .await?;
-                Ok(finished(target, receiving, hub, &copy, instance))
+                let operation = finished(target, receiving, hub, &copy, instance);
+                Ok((operation, sending.id))
             }
             CopyMode::Relay => {
                 let sending = self.send_out(instance, snapshot, &copy, None).await?;
                 let (receiving, hub) = receive(target, post).await?;
                 relay(self.client(), &sending, target, &receiving).await?;
-                Ok(finished(target, receiving, hub, &copy, instance))
+                let operation = finished(target, receiving, hub, &copy, instance);
+                Ok((operation, sending.id))
             }
         }
     }
@@ -215,7 +258,7 @@ impl Instances<'_> {
         // The target is told one address; which of them it reaches only it knows, so a failed connection is not our
         // choice to repeat: the secrets are good once.
         post.source.mode = "pull".to_owned();
-        post.source.operation = place.operation(&place.addresses[0], &sending.id);
+        post.source.operation = place.operation(&sending.id);
         post.source.secrets = secrets(sending);
         post.source.certificate = place.certificate;
         let (client, name) = (target.clone(), post.name.clone());
@@ -259,13 +302,13 @@ fn finished(
 }
 
 /// Where a server is reached by another one.
-struct Place {
+pub(crate) struct Place {
     addresses: Vec<String>,
     certificate: String,
 }
 
 impl Place {
-    async fn of(client: &Client) -> Result<Self> {
+    pub(crate) async fn of(client: &Client) -> Result<Self> {
         let info = client.info().await?;
         let base = client.caller().base();
         let mut addresses = Vec::new();
@@ -287,7 +330,17 @@ impl Place {
         })
     }
 
-    fn operation(&self, address: &str, id: &str) -> String {
+    /// The first: which of them another server reaches, only that one knows.
+    pub(crate) fn address(&self) -> &str {
+        &self.addresses[0]
+    }
+
+    pub(crate) fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
+    fn operation(&self, id: &str) -> String {
+        let address = self.address();
         format!("{address}/1.0/operations/{id}")
     }
 }

@@ -11,6 +11,7 @@ pub use exec::{
     Exec, ExecControl, ExecEvent, ExecInput, ExecOutput, ExecSession, ExecSockets, Signal,
     WindowSize, exec_code,
 };
+pub(crate) use migrate::Place;
 pub use migrate::{CopyMode, InstanceCopy};
 pub use new::NewInstance;
 

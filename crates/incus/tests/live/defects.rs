@@ -6,7 +6,7 @@ use boxrig_incus::{Change, Exec, ImageUpload, Merge, NewInstance};
 use boxrig_wire::{BoxFuture, Kind, Outgoing, Transport, WireBody};
 use serde_json::json;
 
-use super::support::{builder, live, model, query};
+use super::support::{PROJECTS, builder, live, model, query};
 use super::trust::https;
 
 #[tokio::test]
@@ -146,7 +146,9 @@ async fn d05_d06_images_go_in_and_out() {
     let image = operation.wait().await.unwrap();
     assert_eq!(image.fingerprint, busybox.fingerprint);
     there.images().delete(&image.fingerprint).await.unwrap();
+    let guard = PROJECTS.read().await;
     live.client.projects().delete(&project).await.unwrap();
+    drop(guard);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use boxrig_incus::{FileKind, FileMode, Found, TreeOptions};
 use boxrig_wire::Kind;
 
-use super::support::{incus, incus_try, live};
+use super::support::{incus, incus_try, live, said};
 
 #[tokio::test]
 async fn one_by_one() {
@@ -120,6 +120,21 @@ async fn local_files_go_and_come_back() {
         content.len() as u64
     );
     assert!(fs::read(&to).unwrap() == content);
+    // The guest's own checksum of what was sent is that of the file here.
+    let here = sha256(&from);
+    assert_eq!(files.sha256("/root/big").await.unwrap(), here);
+    let by_guest = said(&["exec", &guest.name, "--", "sha256sum", "/root/big"]).await;
+    assert_eq!(by_guest.split_whitespace().next(), Some(&*here));
+    // Both at once, each way.
+    let mode = FileMode::new().mode(0o600);
+    let sent = files.upload_checked(&from, "/root/b\\ig '$x'", mode).await;
+    assert_eq!(sent.unwrap(), content.len() as u64);
+    fs::remove_file(&to).unwrap();
+    let got = files.download_checked("/root/b\\ig '$x'", &to).await;
+    assert_eq!(got.unwrap(), content.len() as u64);
+    assert!(fs::read(&to).unwrap() == content);
+    let e = files.sha256("/root/none").await.unwrap_err();
+    assert_eq!(e.kind(), Kind::NotFound, "{e}");
     // What cannot be read leaves what was there.
     fs::write(&to, "mine").unwrap();
     assert_eq!(
@@ -134,6 +149,16 @@ async fn local_files_go_and_come_back() {
     );
     guest.remove().await;
 }
+
+fn sha256(file: &Path) -> String {
+    let out = std::process::Command::new("sha256sum").arg(file).output();
+    let out = String::from_utf8(out.unwrap().stdout).unwrap();
+    out.split_whitespace().next().unwrap().to_owned()
+}
+
+/// Sums of all files below a folder, and where links point: run here and in the guest.
+const SUMS: &str =
+    "cd \"$1\" && find . -type f -exec sha256sum {} + | sort && find . -type l -exec readlink {} +";
 
 fn tree(root: &Path) {
     fs::create_dir_all(root.join("sub/deep")).unwrap();
@@ -184,6 +209,15 @@ async fn directories_by_tar_and_by_sftp() {
             (sftp_only, 300_001, 0),
             "{sent:?}"
         );
+        // What the guest says of it itself.
+        let there_sums = said(&["exec", &guest.name, "--", "sh", "-c", SUMS, "sh", &there]).await;
+        let here = std::process::Command::new("sh")
+            .args(["-c", SUMS, "sh"])
+            .arg(&from)
+            .output()
+            .unwrap();
+        assert!(!here.stdout.is_empty());
+        assert_eq!(there_sums, String::from_utf8(here.stdout).unwrap());
         // What the official client sees of it.
         let pulled = dir.path().join(format!("official-{sftp_only}"));
         fs::create_dir(&pulled).unwrap();

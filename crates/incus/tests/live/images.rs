@@ -9,7 +9,7 @@ use std::process::Command;
 use super::support::{gone, incus, live, model, query};
 
 /// A unified archive and the same as two files, of a tree with nothing in it but a name.
-fn archives(dir: &Path, what: &str) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+pub(crate) fn archives(dir: &Path, what: &str) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let rootfs = dir.join("rootfs");
     std::fs::create_dir_all(rootfs.join("etc")).unwrap();
     std::fs::write(rootfs.join("etc/what"), what).unwrap();

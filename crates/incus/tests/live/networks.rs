@@ -4,7 +4,7 @@ use boxrig_incus::{Collection, Create, Delete, Listed, Merge, Patch, Read, Renam
 use boxrig_wire::Kind;
 use serde_json::{Value, json};
 
-use super::support::{Live, gone, live, model, query};
+use super::support::{Live, PROJECTS, gone, live, model, query};
 
 /// Made, read, patched, updated, replaced, deleted, each seen by the official client. `ids` are those of post, list, get, patch,
 /// put and delete.
@@ -167,6 +167,7 @@ async fn bridges() {
 #[tokio::test]
 async fn access_control_lists() {
     let live = live!("networks.rs::access_control_lists");
+    let _guard = PROJECTS.write().await;
     let name = live.name("acl");
     let new = json!({"name": name, "config": {"user.a": "1"},
         "ingress": [{"action": "allow", "protocol": "tcp", "destination_port": "22", "state": "enabled"}]});
@@ -273,6 +274,7 @@ async fn profiles() {
 #[tokio::test]
 async fn projects() {
     let live = live!("networks.rs::projects");
+    let _guard = PROJECTS.read().await;
     let name = live.name("project");
     let new = json!({"name": name, "config": {"user.a": "1", "features.images": "true", "features.profiles": "true"}});
     let ids = [

@@ -10,6 +10,10 @@ use boxrig_wire::{BoxFuture, Outgoing, Result, Transport, WireBody};
 use http::Response;
 use serde_json::Value;
 
+/// Projects come and go under a read guard. The daemon looks for the users of an access control list in all projects, and
+/// says that there is no such project when one goes just then: the test of the lists has the write guard.
+pub(crate) static PROJECTS: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
+
 /// One test's view of the daemon.
 pub(crate) struct Live {
     pub(crate) client: Client,
@@ -222,6 +226,18 @@ pub(crate) async fn incus(args: &[&str]) -> String {
         .unwrap_or_else(|e| panic!("incus {args:?}: {e}"))
 }
 
+/// What a command in a guest says by the official client, which answers pings on the sockets of the output and so loses what short
+/// commands say now and then: asked again until it says something. For commands that may be repeated.
+pub(crate) async fn said(args: &[&str]) -> String {
+    for _ in 0..20 {
+        let said = incus(args).await;
+        if !said.is_empty() {
+            return said;
+        }
+    }
+    String::new()
+}
+
 /// What the official client gets from a path of the API.
 pub(crate) async fn query(path: &str) -> Value {
     serde_json::from_str(&incus(&["query", path]).await).unwrap_or(Value::Null)
@@ -248,8 +264,17 @@ fn free_port() -> u16 {
 }
 
 impl Daemon {
-    /// Starts one with a pool; `None` where there is no program for it, or on the second way round: a daemon's death has no transport.
+    /// Starts one, empty; `None` where there is no program for it, or on the second way round: what such a daemon is for
+    /// (its death, its cluster) goes over its own socket either time.
     pub(crate) async fn start(live: &Live) -> Option<Self> {
+        match live.way {
+            "unix" => Self::start_always().await,
+            _ => None,
+        }
+    }
+
+    /// [`start`](Self::start), whichever way the test goes.
+    pub(crate) async fn start_always() -> Option<Self> {
         let places = [
             "/usr/libexec/incus/incusd",
             "/usr/lib/incus/incusd",
@@ -265,7 +290,6 @@ impl Daemon {
             println!("skipped: there is no incusd to start one of our own");
             return None;
         };
-        let _ = live;
         let folder = tempfile::Builder::new()
             .prefix("cl-incus-")
             .tempdir()
@@ -282,6 +306,28 @@ impl Daemon {
 
     fn socket(&self) -> std::path::PathBuf {
         self.folder.path().join("unix.socket")
+    }
+
+    /// Where it keeps what it has.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// Lets it listen for HTTPS.
+    pub(crate) async fn listen(&self) {
+        let client = self.client();
+        let address = [("core.https_address", &*self.https)];
+        client.server().set(address).await.unwrap();
+    }
+
+    /// Runs the official client on it.
+    pub(crate) async fn incus(&self, args: &[&str]) -> String {
+        let mut command = tokio::process::Command::new("incus");
+        command.env("INCUS_SOCKET", self.socket()).args(args);
+        let out = command.stdin(Stdio::null()).output().await.unwrap();
+        let words = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "incus {args:?}: {words}");
+        String::from_utf8_lossy(&out.stdout).into_owned()
     }
 
     async fn ready(&self) {
@@ -319,8 +365,23 @@ impl Daemon {
             .unwrap()
     }
 
+    /// Gives it a pool, and the default profile a disk in it.
+    pub(crate) async fn with_pool(&self) {
+        let client = self.client();
+        let pool = model(serde_json::json!({"name": "default", "driver": "dir"}));
+        client.storage_pools().create(pool).await.unwrap();
+        let root = serde_json::json!({"root": {"type": "disk", "path": "/", "pool": "default"}});
+        let merge = boxrig_incus::Merge::new().set("devices", root);
+        client
+            .profiles()
+            .patch("default", merge, None)
+            .await
+            .unwrap();
+    }
+
     /// Gives it a pool and the image `busybox` of the daemon under test.
     pub(crate) async fn with_image(&self, live: &Live) {
+        self.with_pool().await;
         let images = live.client.images();
         let busybox = images.by_alias("busybox").await.unwrap();
         let files = images
@@ -328,23 +389,6 @@ impl Daemon {
             .await
             .unwrap();
         let client = self.client();
-        client
-            .storage_pools()
-            .create(model(
-                serde_json::json!({"name": "default", "driver": "dir"}),
-            ))
-            .await
-            .unwrap();
-        let root = serde_json::json!({"root": {"type": "disk", "path": "/", "pool": "default"}});
-        client
-            .profiles()
-            .patch(
-                "default",
-                boxrig_incus::Merge::new().set("devices", root),
-                None,
-            )
-            .await
-            .unwrap();
         let about = boxrig_incus::ImageUpload::new().alias("busybox");
         let body = |path: &std::path::Path| WireBody::full(std::fs::read(path).unwrap());
         let operation = match &files.rootfs {
@@ -393,9 +437,10 @@ impl Daemon {
 }
 
 fn spawn(program: &str, folder: &std::path::Path) -> std::process::Child {
-    std::process::Command::new(program)
+    // A test that is killed takes its daemon with it.
+    std::process::Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--", program, "--group", "root"])
         .env("INCUS_DIR", folder)
-        .args(["--group", "root"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -405,6 +450,15 @@ fn spawn(program: &str, folder: &std::path::Path) -> std::process::Child {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What runs in it would outlive it.
+            let _ = std::process::Command::new("timeout")
+                .args(["20", "incus", "stop", "--all", "--force"])
+                .env("INCUS_SOCKET", self.socket())
+                .stdin(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         // What it has mounted in its folder would keep the folder.

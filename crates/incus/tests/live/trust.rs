@@ -6,7 +6,7 @@ use boxrig_incus::{Client, ClientBuilder, Identity, Merge, NewInstance, TrustTok
 use boxrig_wire::Kind;
 use serde_json::json;
 
-use super::support::{Live, gone, incus, live, model, query};
+use super::support::{Live, PROJECTS, gone, incus, live, model, query};
 
 /// Where the daemon listens for HTTPS, and its certificate.
 pub(crate) async fn https(live: &Live) -> (String, String) {
@@ -93,7 +93,9 @@ async fn certificates_are_added_narrowed_and_removed() {
         again.instances().list().await.unwrap_err().kind(),
         Kind::Denied
     );
+    let guard = PROJECTS.read().await;
     live.client.projects().delete(&project).await.unwrap();
+    drop(guard);
     live.confirmed(&[
         "certificates_get",
         "certificates_post",
@@ -160,18 +162,20 @@ async fn a_token_goes_to_its_server_only() {
         .create_token(&live.name("mitm"), &[])
         .await
         .unwrap();
-    let mut document: serde_json::Value = {
+    let document: serde_json::Value = {
         use base64::Engine as _;
         let json = base64::engine::general_purpose::STANDARD
             .decode(&text)
             .unwrap();
         serde_json::from_slice(&json).unwrap()
     };
-    document["fingerprint"] = "ab".repeat(32).into();
-    let forged = {
+    let with = |member: &str, value: &str| {
         use base64::Engine as _;
+        let mut document = document.clone();
+        document[member] = value.into();
         base64::engine::general_purpose::STANDARD.encode(document.to_string())
     };
+    let forged = with("fingerprint", &"ab".repeat(32));
     let identity = Identity::generate("cl@mitm").unwrap();
     let begun = Instant::now();
     let e = TrustToken::parse(&forged)
@@ -180,6 +184,16 @@ async fn a_token_goes_to_its_server_only() {
         .await
         .unwrap_err();
     assert_eq!(e.kind(), Kind::Transport, "{e}");
+    // A secret that the server does not know, and a token that has ended, which is not sent at all.
+    let stranger = Identity::generate("cl@wrong").unwrap();
+    for (member, value) in [
+        ("secret", "0123456789"),
+        ("expires_at", "2001-01-01T00:00:00Z"),
+    ] {
+        let token = TrustToken::parse(&with(member, value)).unwrap();
+        let e = token.redeem(&stranger).await.unwrap_err();
+        assert_eq!(e.kind(), Kind::Unauthenticated, "{member}: {e}");
+    }
     assert!(begun.elapsed() < Duration::from_secs(20));
     // Not used up: it was not sent.
     assert_eq!(
