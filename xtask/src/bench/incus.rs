@@ -203,7 +203,8 @@ impl Bench<'_> {
             shell::run(&mut add)?;
         }
         shell::run(self.ours().args(["ctx", "use", "guest"]))?;
-        for (project, count) in [(MANY, LISTED), (ONE, 1)] {
+        // One name on a network is one instance's, whatever the project.
+        for (project, count, running) in [(MANY, LISTED, "box-0"), (ONE, 1, "box-one")] {
             let own = [
                 "-c",
                 "features.images=false",
@@ -215,7 +216,7 @@ impl Bench<'_> {
                 let name = format!("box-{n}");
                 self.official(&["init", "--empty", &name, "--project", project])?;
             }
-            self.official(&["launch", "busybox", "box-0", "--project", project])?;
+            self.official(&["launch", "busybox", running, "--project", project])?;
         }
         self.official(&["launch", "busybox", GUEST])?;
         let line =
