@@ -38,6 +38,8 @@ pub struct ServerConfig {
     pub env_file: Option<PathBuf>,
     /// What VergeOS is stocked with at the first start; what every new system has when `None`.
     pub lab: Option<Lab>,
+    /// How many requests an hour VergeOS answers to one API key, as the platform does with 1,000; no limit when `None`.
+    pub vergeos_rate: Option<u32>,
     /// Makes identifiers repeat; never for real use.
     pub seed_ids: Option<u64>,
     /// A clock that stands until it is moved by the control API.
@@ -67,6 +69,7 @@ impl ServerConfig {
             incus_socket: None,
             env_file: None,
             lab: None,
+            vergeos_rate: None,
             seed_ids: None,
             virtual_clock: false,
             faults: Script::default(),

@@ -9,6 +9,7 @@ use boxrig_wire::{ApiError, BoxFuture, Kind, WireBody};
 use http::Response;
 
 use crate::auth::Credentials;
+use crate::beside::Beside;
 use crate::faults::Faults;
 use crate::ids::Ids;
 use crate::router::{Around, RequestInfo};
@@ -39,10 +40,14 @@ pub struct Core {
     pub faults: Arc<Faults>,
     /// What stands around every protocol's requests; each protocol's router gets them all.
     pub around: Vec<Arc<dyn Around>>,
+    /// How many requests an hour VergeOS answers to one API key.
+    pub vergeos_rate: Option<u32>,
     /// The directory of the server's own files. A protocol keeps its files in a folder with its name.
     pub data: PathBuf,
     /// The origin (`http://host:port`) that is told to clients and instances, once the server listens.
     pub(crate) origin: OnceLock<String>,
+    /// Opens further listeners, once the server listens.
+    pub(crate) beside: OnceLock<Beside>,
 }
 
 impl Core {

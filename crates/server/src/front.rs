@@ -76,6 +76,20 @@ impl Front {
         }
     }
 
+    /// A front that answers VergeOS' paths and no others: that of a system with an address of its own.
+    pub(crate) fn of_vergeos(hosts: AllowedHosts, vergeos: Arc<dyn Platform>) -> Self {
+        let nothing: Arc<dyn Platform> = Arc::new(Nothing);
+        Self {
+            hosts,
+            services: None,
+            control: nothing.clone(),
+            fastvm: nothing.clone(),
+            vergeos,
+            incus: nothing.clone(),
+            convox: nothing,
+        }
+    }
+
     /// With host names that lead to instances.
     #[must_use]
     pub fn services(mut self, services: Services) -> Self {
@@ -282,6 +296,20 @@ impl Refusal {
         let json = HeaderValue::from_static("application/json");
         response.headers_mut().insert(CONTENT_TYPE, json);
         response
+    }
+}
+
+/// No platform: what has no place at this address.
+#[derive(Debug)]
+struct Nothing;
+
+impl Platform for Nothing {
+    fn route(
+        &self,
+        _: RequestInfo,
+        _: http::Request<WireBody>,
+    ) -> BoxFuture<'_, Response<WireBody>> {
+        Box::pin(async { error::<boxrig_vergeos::VergeOs>(&ApiError::not_found("no such path")) })
     }
 }
 

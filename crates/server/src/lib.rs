@@ -20,6 +20,8 @@ pub mod env;
 #[cfg(feature = "server")]
 pub mod auth;
 #[cfg(feature = "server")]
+mod beside;
+#[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]
 pub mod convox;

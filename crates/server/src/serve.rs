@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::auth::Credentials;
+use crate::beside::Beside;
 use crate::config::ServerConfig;
 use crate::control::{Control, Facts, Info, ms};
 use crate::convox::Rack;
@@ -149,8 +150,10 @@ impl Server {
             credentials,
             faults,
             around,
+            vergeos_rate: config.vergeos_rate,
             data,
             origin: OnceLock::new(),
+            beside: OnceLock::new(),
         });
         if let Err(e) = core.builder.sweep().await {
             tracing::warn!(error = %e, "what builds left behind stays for now");
@@ -163,7 +166,7 @@ impl Server {
         let hosts = AllowedHosts::new(config.allow_hosts.iter().cloned().chain(names.public));
         let vergeos = Vergeos::open(core.clone(), config.lab.clone()).await;
         let vergeos = Arc::new(vergeos.map_err(|e| StartError::new(e.kind, e.message))?);
-        let front = Front::new(hosts, control.clone(), fastvm)
+        let front = Front::new(hosts.clone(), control.clone(), fastvm)
             .convox(rack)
             .vergeos(vergeos)
             .services(core.services.clone());
@@ -222,6 +225,15 @@ impl Server {
                 sockets.push(path);
             }
         }
+        let counted = activity.clone();
+        let _ = core.beside.set(Beside {
+            addr,
+            hosts,
+            tls: tls.clone(),
+            connections: connections.clone(),
+            stop: stop.clone(),
+            service: Arc::new(move |front| self::service(Arc::new(front), counted.clone())),
+        });
         tasks.spawn(serve_tcp(
             listener,
             Some(tls),

@@ -286,7 +286,9 @@ fn vergeos_router() -> Router<vergeos::VergeOs, Power> {
                 assert_eq!(rq.query.filter.as_deref(), Some("name eq 'web'"));
                 let on = *cx.lock().unwrap();
                 let row = json!({"$key": 7, "name": "web", "powerstate": on});
-                Ok(vergeos::RowsReply(vec![row.as_object().cloned().unwrap()]))
+                Ok(vergeos::RowsReply::new(vec![
+                    row.as_object().cloned().unwrap(),
+                ]))
             },
         )
         .mount(

@@ -4,6 +4,8 @@ use boxrig_wire::{
     BoxFuture, ByteBody, ByteReply, Catalog, Decoding, Endpoint, Json, JsonReply, ReplyCodec,
     ReplyShape, Result, Secret, WireBody, endpoint, params,
 };
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -314,8 +316,8 @@ impl ReplyCodec for RowReply {
 
     fn decode(response: Response<WireBody>, cx: Decoding) -> BoxFuture<'static, Result<Self>> {
         Box::pin(async move {
-            let RowsReply(rows) = RowsReply::decode(response, cx).await?;
-            let row = rows.into_iter().next();
+            let reply = RowsReply::decode(response, cx).await?;
+            let row = reply.rows.into_iter().next();
             row.map(Self)
                 .ok_or_else(|| cx.protocol("there is no row in the reply"))
         })
@@ -327,11 +329,31 @@ impl ReplyCodec for RowReply {
 }
 
 /// Rows: an array, or the one object that singletons answer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RowsReply(pub Vec<Row>);
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct RowsReply {
+    /// The rows of a reply that was read.
+    pub rows: Vec<Row>,
+    /// A server's reply that is written already, which it sends instead of `rows`.
+    pub written: Option<Bytes>,
+}
 
-/// A server's mark on the only row of a reply: it goes out without a list around it, as some singletons do. It is not sent.
-pub const BARE: &str = "$bare";
+impl RowsReply {
+    /// A reply of these rows.
+    pub fn new(rows: Vec<Row>) -> Self {
+        Self {
+            rows,
+            written: None,
+        }
+    }
+    /// A reply that is JSON already: a server that writes rows as it reads them holds no list of them.
+    pub fn written(json: impl Into<Bytes>) -> Self {
+        Self {
+            rows: Vec::new(),
+            written: Some(json.into()),
+        }
+    }
+}
 
 impl ReplyCodec for RowsReply {
     const SHAPE: ReplyShape = ReplyShape::Whole;
@@ -340,7 +362,7 @@ impl ReplyCodec for RowsReply {
         Box::pin(async move {
             let bytes = cx.bytes(cx.success(response).await?.into_body()).await?;
             if bytes.is_empty() {
-                return Ok(Self(Vec::new()));
+                return Ok(Self::default());
             }
             #[derive(Deserialize)]
             #[serde(untagged)]
@@ -349,19 +371,20 @@ impl ReplyCodec for RowsReply {
                 One(Row),
             }
             Ok(match cx.json(&bytes)? {
-                Either::Many(rows) => Self(rows),
-                Either::One(row) => Self(vec![row]),
+                Either::Many(rows) => Self::new(rows),
+                Either::One(row) => Self::new(vec![row]),
             })
         })
     }
 
-    fn encode(mut self) -> Result<Response<WireBody>, String> {
-        if let [row] = self.0.as_mut_slice()
-            && row.remove(BARE).is_some()
-        {
-            return JsonReply::ok(std::mem::take(row)).encode();
-        }
-        JsonReply::ok(self.0).encode()
+    fn encode(self) -> Result<Response<WireBody>, String> {
+        let Some(json) = self.written else {
+            return JsonReply::ok(self.rows).encode();
+        };
+        let mut response = Response::new(WireBody::full(json));
+        let kind = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        Ok(response)
     }
 }
 

@@ -1,7 +1,7 @@
 //! How VergeOS writes errors.
 
 use boxrig_wire::{ApiError, Error, Kind, Protocol, WireBody};
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Response};
 use serde_json::{Value, json};
 
@@ -40,6 +40,9 @@ impl Protocol for VergeOs {
         *r.status_mut() = status;
         r.headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = error.retry_after {
+            r.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
         r
     }
 }

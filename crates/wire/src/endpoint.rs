@@ -199,7 +199,8 @@ impl<E: Endpoint> Request<E> {
                     let error = ApiError::invalid(format!("invalid body: {e}"));
                     match e {
                         Unreadable::TooLarge(_) => error.with_status(StatusCode::PAYLOAD_TOO_LARGE),
-                        _ => error,
+                        // Not a value that a platform refuses, for which some have a status of their own.
+                        _ => error.with_status(StatusCode::BAD_REQUEST),
                     }
                 })?;
             Ok(Self {

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use redb::backends::FileBackend;
 use redb::{
-    Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction,
+    Database, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    WriteTransaction,
 };
 
 use super::StateError;
@@ -22,6 +23,7 @@ pub(super) type Upgrade = fn(&mut Batch) -> Result<(), StateError>;
 
 /// `(table, key)` → JSON.
 const DOCUMENTS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("documents");
+type Documents = ReadOnlyTable<(&'static str, &'static str), &'static [u8]>;
 const FACTS: TableDefinition<'_, &str, u64> = TableDefinition::new("facts");
 
 /// The database's own page cache. Small: values are read from it once, at the start.
@@ -91,22 +93,36 @@ impl StateFile {
     }
 
     /// The documents of a table.
-    pub(super) fn read(&self, table: &str) -> Result<Vec<(String, Vec<u8>)>, StateError> {
-        Ok(self
-            .read_all()?
-            .into_iter()
-            .filter(|(t, ..)| t == table)
-            .map(|(_, key, bytes)| (key, bytes))
-            .collect())
+    pub(super) fn read(&self, name: &str) -> Result<Vec<(String, Vec<u8>)>, StateError> {
+        let Some(table) = self.documents()? else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
+        for entry in table.range((name, "")..).map_err(open_error)? {
+            let (at, bytes) = entry.map_err(open_error)?;
+            let (of, key) = at.value();
+            if of != name {
+                break;
+            }
+            found.push((key.to_owned(), bytes.value().to_vec()));
+        }
+        Ok(found)
+    }
+
+    /// `None` as long as nothing was written.
+    fn documents(&self) -> Result<Option<Documents>, StateError> {
+        let tx = self.0.begin_read().map_err(open_error)?;
+        match tx.open_table(DOCUMENTS) {
+            Ok(table) => Ok(Some(table)),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(e) => Err(open_error(e)),
+        }
     }
 
     /// All documents.
     pub(super) fn read_all(&self) -> Result<Vec<(String, String, Vec<u8>)>, StateError> {
-        let tx = self.0.begin_read().map_err(open_error)?;
-        let table = match tx.open_table(DOCUMENTS) {
-            Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            Err(e) => return Err(open_error(e)),
+        let Some(table) = self.documents()? else {
+            return Ok(Vec::new());
         };
         table
             .iter()

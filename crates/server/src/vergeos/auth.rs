@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use boxrig_wire::{ApiError, Kind, Meta};
 use http::header::AUTHORIZATION;
+use serde::{Deserialize, Serialize};
 
 use super::behaviour::ADMIN;
 use super::db::Read;
@@ -16,9 +17,10 @@ use super::row::Row;
 use super::state::{Cx, Shared, State};
 use super::write::{HASH, password_is, token_hash};
 use crate::auth::same;
+use crate::core::Core;
 use crate::ids;
 use crate::router::{Call, Peer, RequestInfo};
-use crate::state::lock;
+use crate::state::{StateError, Store, Table, lock};
 
 /// The cell that holds the hash of an API key's secret.
 pub(super) const KEY_HASH: &str = "$hash";
@@ -26,40 +28,144 @@ pub(super) const KEY_HASH: &str = "$hash";
 const SESSION_HEADER: &str = "x-yottabyte-token";
 /// A session ends when it was not used for this long.
 const SESSION_IDLE_MS: u64 = 15 * 60 * 1000;
+/// The last use of a session is saved when what is saved is older than this.
+const SESSION_SAVED_MS: u64 = 60 * 1000;
+const HOUR_MS: u64 = 60 * 60 * 1000;
 /// The last use of a key is noted when the note is older than this.
 const NOTE_AFTER_SEC: i64 = 60;
 
-/// The sessions, by the hash of their token: whose, and when it was last used. They end with the server.
-#[derive(Debug, Default)]
-pub(super) struct Sessions(Mutex<HashMap<String, (i64, u64)>>);
+/// A session, as it is kept: by the hash of its token, over a restart of the server.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Session {
+    user: i64,
+    used_ms: u64,
+}
+
+/// The sessions of a system.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    kept: Table<Session>,
+    /// When each was last used, where that is not saved yet.
+    used: Mutex<HashMap<String, u64>>,
+}
 
 impl Sessions {
+    pub(super) fn open(store: &Store, name: &'static str) -> Result<Self, StateError> {
+        Ok(Self {
+            kept: store.table(name)?,
+            used: Mutex::default(),
+        })
+    }
+
     /// Begins one and gives its token.
-    pub(super) fn begin(&self, user: i64, now_ms: u64) -> String {
+    pub(super) async fn begin(&self, core: &Core, user: i64) -> Result<String, StateError> {
         let mut token = ids::secret();
         token.truncate(40);
-        let mut all = lock(&self.0);
-        all.retain(|_, (_, used)| now_ms.saturating_sub(*used) < SESSION_IDLE_MS);
-        all.insert(token_hash(&token), (user, now_ms));
-        token
+        let now = core.now_ms();
+        let old = self.kept.with(|all| {
+            let idle = all.keys().filter(|hash| self.live(hash, now).is_none());
+            idle.cloned().collect::<Vec<_>>()
+        });
+        let write = core.store.write(|tx| {
+            for hash in old {
+                tx.delete(&self.kept, &hash);
+            }
+            let session = Session { user, used_ms: now };
+            tx.put(&self.kept, &token_hash(&token), session)
+        });
+        write.await?;
+        Ok(token)
     }
+
     /// Ends one; false when it was none.
-    pub(super) fn end(&self, token: &str) -> bool {
-        lock(&self.0).remove(&token_hash(token)).is_some()
-    }
-    pub(super) fn clear(&self) {
-        lock(&self.0).clear();
-    }
-    fn user(&self, token: &str, now_ms: u64) -> Option<i64> {
-        let mut all = lock(&self.0);
+    pub(super) async fn end(&self, core: &Core, token: &str) -> Result<bool, StateError> {
         let hash = token_hash(token);
-        let (user, used) = all.get_mut(&hash)?;
-        if now_ms.saturating_sub(*used) >= SESSION_IDLE_MS {
-            all.remove(&hash);
-            return None;
+        lock(&self.used).remove(&hash);
+        let write = core
+            .store
+            .write(|tx| Ok::<_, StateError>(tx.delete(&self.kept, &hash)));
+        write.await.map(|ended| ended.is_some())
+    }
+
+    /// Ends all.
+    pub(super) async fn end_all(&self, core: &Core) -> Result<(), StateError> {
+        self.forget();
+        let write = core.store.write(|tx| {
+            for hash in self
+                .kept
+                .with(|all| all.keys().cloned().collect::<Vec<_>>())
+            {
+                tx.delete(&self.kept, &hash);
+            }
+            Ok(())
+        });
+        write.await
+    }
+
+    /// Forgets what is not saved.
+    pub(super) fn forget(&self) {
+        lock(&self.used).clear();
+    }
+
+    /// A session that has not been idle for too long.
+    fn live(&self, hash: &str, now_ms: u64) -> Option<Session> {
+        let mut session = *self.kept.get(hash)?;
+        let used = lock(&self.used).get(hash).copied();
+        session.used_ms = session.used_ms.max(used.unwrap_or(0));
+        (now_ms.saturating_sub(session.used_ms) < SESSION_IDLE_MS).then_some(session)
+    }
+
+    fn user(&self, core: &Arc<Core>, token: &str) -> Option<i64> {
+        let (hash, now) = (token_hash(token), core.now_ms());
+        let user = self.live(&hash, now)?.user;
+        lock(&self.used).insert(hash.clone(), now);
+        let saved = self.kept.get(&hash)?.used_ms;
+        if now.saturating_sub(saved) >= SESSION_SAVED_MS {
+            // Behind the answer: a use that is not saved costs at most a login after a restart.
+            let (core, kept) = (core.clone(), self.kept.clone());
+            tokio::spawn(async move {
+                let write = core.store.write(|tx| {
+                    // It may have been ended meanwhile.
+                    match tx.get(&kept, &hash) {
+                        Some(_) => tx.put(&kept, &hash, Session { user, used_ms: now }),
+                        None => Ok(None),
+                    }
+                });
+                if let Err(e) = write.await {
+                    tracing::debug!(error = %e, "the use of a session was not saved");
+                }
+            });
         }
-        *used = now_ms;
-        Some(*user)
+        Some(user)
+    }
+}
+
+/// How often each API key was used in its present hour: when that began, and the number.
+#[derive(Debug, Default)]
+pub(super) struct Rates(Mutex<HashMap<String, (u64, u32)>>);
+
+impl Rates {
+    /// Counts a request by a key.
+    ///
+    /// # Errors
+    ///
+    /// A 429 with the time until it may be used again.
+    fn count(&self, key: &str, limit: Option<u32>, now_ms: u64) -> Result<(), ApiError> {
+        let Some(limit) = limit else { return Ok(()) };
+        let mut all = lock(&self.0);
+        let (began, count) = all.entry(key.to_owned()).or_insert((now_ms, 0));
+        if now_ms.saturating_sub(*began) >= HOUR_MS {
+            (*began, *count) = (now_ms, 0);
+        }
+        if *count >= limit {
+            let left = HOUR_MS.saturating_sub(now_ms.saturating_sub(*began));
+            let words = format!("the API key was used {limit} times in an hour");
+            let mut error = ApiError::new(Kind::RateLimited, words);
+            error.retry_after = Some(left.div_ceil(1000).max(1));
+            return Err(error);
+        }
+        *count += 1;
+        Ok(())
     }
 }
 
@@ -76,25 +182,47 @@ pub(super) fn admit(call: &Call<Shared>, meta: Option<&'static Meta>) -> Result<
     if meta.is_some_and(|m| m.id == "token_create") {
         return Ok(());
     }
-    who(&call.state, &call.info).map(drop)
+    let who = who(&call.state, &call.info)?;
+    match who.key {
+        Some(key) => {
+            let core = &call.state.core;
+            call.state
+                .rates
+                .count(&key, core.vergeos_rate, core.now_ms())
+        }
+        None => Ok(()),
+    }
 }
 
 /// The request's user, whom [`admit`] has let in, with the state.
 pub(super) fn cx(call: &Call<Shared>) -> Result<Cx, ApiError> {
-    let user = who(&call.state, &call.info)?;
-    Ok(Cx::of(call.state.clone(), Some(user)))
+    let who = who(&call.state, &call.info)?;
+    Ok(Cx::of(call.state.clone(), Some(who.user)))
 }
 
-fn who(state: &Shared, info: &RequestInfo) -> Result<i64, ApiError> {
+/// Who asks.
+struct Who {
+    user: i64,
+    /// The API key that was used.
+    key: Option<String>,
+}
+
+impl From<i64> for Who {
+    fn from(user: i64) -> Self {
+        Self { user, key: None }
+    }
+}
+
+fn who(state: &Shared, info: &RequestInfo) -> Result<Who, ApiError> {
     // The unix socket is full power.
     if matches!(info.peer, Peer::Unix { .. }) && info.headers.get(AUTHORIZATION).is_none() {
-        return Ok(ADMIN);
+        return Ok(ADMIN.into());
     }
     if let Some(token) = info.header(SESSION_HEADER)
         && !token.is_empty()
     {
-        if let Some(user) = state.sessions.user(token, state.core.now_ms()) {
-            return enabled(state, user);
+        if let Some(user) = state.sessions.user(&state.core, token) {
+            return enabled(state, user).map(Who::from);
         }
         return by_key(state, info, token);
     }
@@ -107,7 +235,7 @@ fn who(state: &Shared, info: &RequestInfo) -> Result<i64, ApiError> {
             let decoded = STANDARD.decode(rest).map_err(|_| login_required())?;
             let text = String::from_utf8(decoded).map_err(|_| login_required())?;
             let (name, password) = text.split_once(':').ok_or_else(login_required)?;
-            by_password(state, name, password)
+            by_password(state, name, password).map(Who::from)
         }
         "bearer" => by_key(state, info, rest),
         _ => Err(login_required()),
@@ -161,7 +289,7 @@ fn usable(user: &Row) -> Result<i64, ApiError> {
     }
 }
 
-fn by_key(state: &Shared, info: &RequestInfo, token: &str) -> Result<i64, ApiError> {
+fn by_key(state: &Shared, info: &RequestInfo, token: &str) -> Result<Who, ApiError> {
     let hash = token_hash(token);
     let key = state
         .db
@@ -191,7 +319,8 @@ fn by_key(state: &Shared, info: &RequestInfo, token: &str) -> Result<i64, ApiErr
     }
     let user = enabled(state, key.int("user"))?;
     note_use(state, info, &key);
-    Ok(user)
+    let key = Some(key.key());
+    Ok(Who { user, key })
 }
 
 /// Notes when and from where a key was used, without making the request wait.
@@ -272,15 +401,15 @@ mod tests {
     }
 
     #[test]
-    fn sessions_end_when_idle() {
-        let sessions = Sessions::default();
-        let token = sessions.begin(7, 0);
-        assert_eq!(token.len(), 40);
-        assert_eq!(sessions.user(&token, SESSION_IDLE_MS - 1), Some(7));
-        assert_eq!(sessions.user(&token, 2 * SESSION_IDLE_MS - 2), Some(7));
-        assert_eq!(sessions.user(&token, 4 * SESSION_IDLE_MS), None);
-        let token = sessions.begin(7, 0);
-        assert!(sessions.end(&token));
-        assert_eq!(sessions.user(&token, 1), None);
+    fn an_hour_has_its_limit() {
+        let rates = Rates::default();
+        for n in 0..3 {
+            assert!(rates.count("1", Some(3), n).is_ok());
+        }
+        let e = rates.count("1", Some(3), 1_000).unwrap_err();
+        assert_eq!((e.kind, e.retry_after), (Kind::RateLimited, Some(3_599)));
+        assert!(rates.count("2", Some(3), 1_000).is_ok());
+        assert!(rates.count("1", None, 1_000).is_ok());
+        assert!(rates.count("1", Some(3), HOUR_MS).is_ok());
     }
 }

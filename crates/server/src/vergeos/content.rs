@@ -25,6 +25,11 @@ impl Content {
         Self { dir }
     }
 
+    /// The folder that holds it all.
+    pub(super) fn folder(&self) -> &std::path::Path {
+        &self.dir
+    }
+
     /// Keys come from us, but a file name is made of them: nothing but letters, digits, `-` and `_` goes in as it is.
     fn path(&self, table: &str, key: &str) -> PathBuf {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');

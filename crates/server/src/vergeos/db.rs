@@ -1,6 +1,6 @@
 //! The rows: every table in memory, each change durable before it is told.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
@@ -13,8 +13,8 @@ use crate::state::{self, StateError, Store, lock};
 
 /// Rows by the text of what one of their columns refers to.
 type Index = HashMap<String, Vec<Arc<Row>>>;
-/// By table and column, with the version of the table each was made of.
-type Indexes = HashMap<(usize, String), (u64, Arc<Index>)>;
+/// By table and by column, with the version of the table each was made of.
+type Indexes = HashMap<usize, HashMap<String, (u64, Arc<Index>)>>;
 
 /// What can be read, of what is committed or of a transaction.
 pub trait Read {
@@ -39,6 +39,20 @@ pub struct Timer {
     pub payload: Value,
 }
 
+/// A name for as long as the program: there is one of each, however many servers a process starts.
+pub(super) fn interned(name: String) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = lock(&NAMES);
+    match names.get(name.as_str()) {
+        Some(known) => known,
+        None => {
+            let name: &'static str = Box::leak(name.into_boxed_str());
+            names.insert(name);
+            name
+        }
+    }
+}
+
 /// All rows. Reads show what is committed.
 pub struct Db {
     tables: Vec<state::Table<Row>>,
@@ -56,25 +70,45 @@ impl fmt::Debug for Db {
 }
 
 impl Db {
-    /// Loads all tables.
+    /// Loads all tables of a system: the server's own has no scope, a tenant's is named by it.
     ///
     /// # Errors
     ///
     /// When the state cannot be read.
-    pub fn open(store: &Store) -> Result<Self, StateError> {
+    pub fn open(store: &Store, scope: &str) -> Result<Self, StateError> {
         let schema = schema();
+        let named = |name: &str| interned(format!("vergeos{scope}.{name}"));
         let mut tables = Vec::new();
         for table in schema.tables() {
-            // As long as the program: the names of the schema, each made once a server.
-            let name: &'static str = Box::leak(format!("vergeos.{}", table.name).into_boxed_str());
-            tables.push(store.table(name)?);
+            tables.push(store.table(named(table.name))?);
         }
         Ok(Self {
             tables,
-            counters: store.table("vergeos.$counters")?,
-            timers: store.table("vergeos.$timers")?,
+            counters: store.table(named("$counters"))?,
+            timers: store.table(named("$timers"))?,
             indexes: Mutex::default(),
         })
+    }
+
+    /// Removes every row, all counters and all timers.
+    pub(super) fn wipe(&self, tx: &mut state::Tx) {
+        for table in &self.tables {
+            for key in table.with(|all| all.keys().cloned().collect::<Vec<_>>()) {
+                tx.delete(table, &key);
+            }
+        }
+        for key in self
+            .counters
+            .with(|all| all.keys().cloned().collect::<Vec<_>>())
+        {
+            tx.delete(&self.counters, &key);
+        }
+        for key in self
+            .timers
+            .with(|all| all.keys().cloned().collect::<Vec<_>>())
+        {
+            tx.delete(&self.timers, &key);
+        }
     }
 
     /// The tables as they are described.
@@ -100,11 +134,14 @@ impl Db {
     fn index(&self, table: &'static Table, rows: &state::Table<Row>, column: &str) -> Arc<Index> {
         // The version is read before the rows: what comes in between makes the index too new, never too old.
         let version = rows.version();
-        let name = (table.index, column.to_owned());
-        if let Some((of, index)) = lock(&self.indexes).get(&name)
-            && *of == version
         {
-            return index.clone();
+            let all = lock(&self.indexes);
+            let known = all.get(&table.index).and_then(|of| of.get(column));
+            if let Some((of, index)) = known
+                && *of == version
+            {
+                return index.clone();
+            }
         }
         let mut index = Index::new();
         for row in rows.list() {
@@ -114,7 +151,11 @@ impl Db {
             }
         }
         let index = Arc::new(index);
-        lock(&self.indexes).insert(name, (version, index.clone()));
+        let made = (version, index.clone());
+        let mut all = lock(&self.indexes);
+        let of = all.entry(table.index).or_default();
+        of.insert(column.to_owned(), made);
+        drop(all);
         index
     }
 }

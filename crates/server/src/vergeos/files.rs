@@ -85,10 +85,12 @@ pub(super) async fn put(call: Called, request: Request<FilePut>) -> Result<Writt
     let key = request.path.0;
     let Some(at) = request.query.filepos else {
         let bytes = request.body.body.collect(JSON_LIMIT).await;
-        let bytes = bytes.map_err(|e| ApiError::invalid(format!("invalid body: {e}")))?;
+        let unreadable = |e: &dyn std::fmt::Display| {
+            ApiError::invalid(format!("invalid body: {e}")).with_status(StatusCode::BAD_REQUEST)
+        };
+        let bytes = bytes.map_err(|e| unreadable(&e))?;
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        let body = serde_json::from_slice(text)
-            .map_err(|e| ApiError::invalid(format!("invalid body: {e}")))?;
+        let body = serde_json::from_slice(text).map_err(|e| unreadable(&e))?;
         let body = Row(body);
         return match &request.query.action {
             Some(action) => super::acts::by_query(&call, &cx, "files", &key, action, body).await,
@@ -142,7 +144,7 @@ pub(super) async fn begin_session(
 ) -> Result<Written, ApiError> {
     let login = request.body.0;
     let user = auth::by_password(&call.state, &login.login, login.password.expose())?;
-    let token = call.state.sessions.begin(user, call.state.core.now_ms());
+    let token = call.state.sessions.begin(&call.state.core, user).await?;
     Ok(Written::created(Some(json!({
         "location": format!("/sys/tokens/{token}"),
         "dbpath": format!("tokens/{token}"),
@@ -155,7 +157,8 @@ pub(super) async fn end_session(
     call: Called,
     request: Request<TokenDelete>,
 ) -> Result<Written, ApiError> {
-    match call.state.sessions.end(&request.path.0) {
+    let core = &call.state.core;
+    match call.state.sessions.end(core, &request.path.0).await? {
         true => Ok(Written::done()),
         false => Err(ApiError::not_found("no such session")),
     }

@@ -12,6 +12,7 @@
 //! | `write` | types, lists of values, references, uniqueness |
 //! | `auth`, `access` | who asks, and what they may |
 //! | `rows`, `acts`, `files` | the handlers |
+//! | `tenancy` | tenants as systems of their own, each at an address of its own |
 
 mod access;
 mod acts;
@@ -30,6 +31,7 @@ pub mod schema;
 mod seed;
 mod select;
 pub mod state;
+mod tenancy;
 mod timers;
 pub mod tx;
 mod value;
@@ -99,16 +101,21 @@ impl Vergeos {
     ///
     /// When the state cannot be read or written.
     pub async fn open(core: Arc<Core>, lab: Option<Lab>) -> Result<Self, ApiError> {
-        let state = Arc::new(State::load(core, behaviour::all())?);
-        let around = state.core.around.clone();
-        let cx = Cx::of(state, None);
-        seed::first(&cx).await?;
+        let vergeos = Self::load(core, String::new())?;
+        seed::first(&vergeos.cx, "boxrig", None).await?;
         if let Some(lab) = &lab {
-            lab::stock(&cx, lab).await?;
+            lab::stock(&vergeos.cx, lab).await?;
         }
+        Ok(Self { lab, ..vergeos })
+    }
+
+    /// A system with what is kept of it.
+    fn load(core: Arc<Core>, scope: String) -> Result<Self, ApiError> {
+        let state = Arc::new(State::load(core, behaviour::all(), scope)?);
+        let around = state.core.around.clone();
         Ok(Self {
-            lab,
-            cx,
+            lab: None,
+            cx: Cx::of(state, None),
             router: around.into_iter().fold(router(), Router::around),
             tasks: Mutex::default(),
         })
@@ -173,13 +180,20 @@ impl Platform for Vergeos {
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async { lock(&self.tasks).abort_all() })
+        Box::pin(async {
+            self.cx.systems.close();
+            lock(&self.tasks).abort_all();
+        })
     }
 
     fn reset(&self) -> BoxFuture<'_, Result<(), ApiError>> {
         Box::pin(async {
             self.cx.forget();
             let cleared = self.cx.content.clear().await;
+            let cleared = match cleared {
+                Ok(()) => self.cx.systems.clear(&self.cx).await,
+                Err(e) => Err(e),
+            };
             cleared.map_err(|e| ApiError::new(Kind::Failed, format!("the content of files: {e}")))
         })
     }
@@ -187,7 +201,7 @@ impl Platform for Vergeos {
     fn reload(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             self.cx.forget();
-            if let Err(e) = seed::first(&self.cx).await {
+            if let Err(e) = seed::first(&self.cx, "boxrig", None).await {
                 tracing::error!(error = %e, "what a new system has could not be made");
             }
             if let Some(lab) = &self.lab

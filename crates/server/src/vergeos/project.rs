@@ -1,5 +1,9 @@
 //! Which columns of a row, of what it refers to, and what is computed of them.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use boxrig_vergeos::filter::Op;
 use boxrig_vergeos::projection::{Expr, Item, Projection};
 use boxrig_wire::ApiError;
@@ -23,6 +27,9 @@ pub(super) struct Columns {
     items: Vec<(String, Part)>,
     /// Nothing at all was named: the answer is how many rows there are.
     pub(super) only_count: bool,
+    /// Each item as it begins in an object, `"name":`, when every item is one member: no name stands there twice, and
+    /// none stands for members that only the row knows.
+    members: Option<Vec<Vec<u8>>>,
 }
 
 #[derive(Debug)]
@@ -97,6 +104,7 @@ impl Columns {
         let Some(text) = text else {
             let mut columns = Self::empty(table);
             columns.view("summary");
+            columns.prepare();
             return Ok(columns);
         };
         let projection = Projection::parse(text).map_err(bad_argument)?;
@@ -110,7 +118,27 @@ impl Columns {
             table,
             items: Vec::new(),
             only_count: false,
+            members: None,
         }
+    }
+
+    /// Makes ready how rows are written.
+    fn prepare(&mut self) {
+        let mut seen = BTreeSet::new();
+        let plain = self.items.iter().all(|(name, part)| {
+            let one = match part {
+                Part::Made(all) => !all.is_empty(),
+                Part::Call(func, _) => *func != Func::Flatten,
+                _ => true,
+            };
+            one && seen.insert(name.as_str())
+        });
+        self.members = plain.then(|| {
+            let names = self.items.iter().map(|(name, _)| name);
+            names
+                .map(|name| format!("{}:", Value::from(name.as_str())).into_bytes())
+                .collect()
+        });
     }
 
     fn new(table: &'static Table, projection: &Projection) -> Result<Self, ApiError> {
@@ -126,6 +154,7 @@ impl Columns {
                 columns.items.push((name, part));
             }
         }
+        columns.prepare();
         Ok(columns)
     }
 
@@ -178,9 +207,80 @@ impl Columns {
         }
         out
     }
+
+    /// Writes the columns of a row as a JSON object: what [`Columns::of`] gives, without a map in between.
+    pub(super) fn write(&self, read: &dyn Read, row: &Row, out: &mut Vec<u8>) {
+        let Some(members) = &self.members else {
+            return json(&Value::Object(self.of(read, row)), out);
+        };
+        out.push(b'{');
+        let empty = out.len();
+        for (name, (_, part)) in members.iter().zip(&self.items) {
+            let before = out.len();
+            if before > empty {
+                out.push(b',');
+            }
+            out.extend_from_slice(name);
+            if !part.write(read, self.table, row, out) {
+                out.truncate(before);
+            }
+        }
+        out.push(b'}');
+    }
+}
+
+/// Appends a value.
+fn json(value: &Value, out: &mut Vec<u8>) {
+    // Neither a value nor writing to memory can fail.
+    let _ = serde_json::to_writer(out, value);
+}
+
+/// Appends values as an array.
+pub(super) fn array<T>(items: &[T], out: &mut Vec<u8>, item: impl Fn(&T, &mut Vec<u8>)) {
+    out.push(b'[');
+    for (n, one) in items.iter().enumerate() {
+        if n > 0 {
+            out.push(b',');
+        }
+        item(one, out);
+    }
+    out.push(b']');
 }
 
 impl Part {
+    /// Writes what [`Part::of`] gives; false: nothing was written, the column is left out.
+    fn write(&self, read: &dyn Read, table: &'static Table, row: &Row, out: &mut Vec<u8>) -> bool {
+        match self {
+            Self::Key => json(row.get("$key"), out),
+            Self::Cell(column) => match column.kind {
+                Kind::Rows(other, back) => {
+                    let rows = rows_of(read, table, row, other, back);
+                    array(&rows, out, |row, out| json(row.get("$key"), out));
+                }
+                _ => json(&cell(read, row, column), out),
+            },
+            Self::Follow(column, Then::Known(then)) => match follow(read, table, row, column) {
+                Some((table, row)) => return then.write(read, table, &row, out),
+                None => json(&Value::Null, out),
+            },
+            Self::Select(column, columns) => match column.kind {
+                Kind::Rows(other, back) => {
+                    let rows: Vec<Arc<Row>> = rows_of(read, table, row, other, back);
+                    array(&rows, out, |row, out| columns.write(read, row, out));
+                }
+                _ => match follow(read, table, row, column) {
+                    Some((_, row)) => columns.write(read, &row, out),
+                    None => json(&Value::Null, out),
+                },
+            },
+            _ => match self.of(read, table, row) {
+                Some(value) => json(&value, out),
+                None => return false,
+            },
+        }
+        true
+    }
+
     /// `None` when a column on the way is not there.
     fn new(table: &'static Table, expr: &Expr) -> Result<Option<Self>, ApiError> {
         Ok(match expr {
@@ -268,8 +368,26 @@ impl Part {
             },
             Self::Call(Func::Display, of) => of.displayed(read, table, row)?,
             Self::Call(func, of) => call(*func, of.of(read, table, row)?),
-            Self::Test(of, op, right) => Value::Bool(holds(&of.of(read, table, row)?, *op, right)),
+            Self::Test(of, op, right) => {
+                Value::Bool(holds(&*of.borrowed(read, table, row)?, *op, right))
+            }
         })
+    }
+
+    /// As [`Part::of`], without a copy of what the row itself holds.
+    fn borrowed<'a>(
+        &self,
+        read: &dyn Read,
+        table: &'static Table,
+        row: &'a Row,
+    ) -> Option<Cow<'a, Value>> {
+        match self {
+            Self::Key => Some(Cow::Borrowed(row.get("$key"))),
+            Self::Cell(column) if !matches!(column.kind, Kind::Rows(..)) => {
+                Some(cell(read, row, column))
+            }
+            _ => self.of(read, table, row).map(Cow::Owned),
+        }
     }
 
     /// The value as people read it: the label of an enum, the name of a row.

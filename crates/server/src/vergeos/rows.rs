@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use boxrig_vergeos::ops::{
-    BARE, GetQuery, RowReply, TableCreate, TableDelete, TableGet, TableList, TableSchema,
-    TableUpdate,
+    GetQuery, RowReply, TableCreate, TableDelete, TableGet, TableList, TableSchema, TableUpdate,
 };
 use boxrig_vergeos::{ListQuery, RowsReply, Written};
 use boxrig_wire::{ApiError, JsonReply, Request};
@@ -16,7 +15,7 @@ use super::access::{Reach, Right, denied, reach, require};
 use super::auth;
 use super::behaviour::ADMIN;
 use super::db::Read;
-use super::project::{Columns, describe};
+use super::project::{Columns, array, describe};
 use super::row::Row;
 use super::schema::{KeyKind, Table, schema};
 use super::select::{Selection, sort, with_now};
@@ -100,12 +99,13 @@ pub(super) fn canonical(table: &Table, key: &str) -> String {
     }
 }
 
+/// The rows that were asked for, as JSON.
 fn select(
     cx: &Cx,
     table: &'static Table,
     query: &ListQuery,
     may: &Reach,
-) -> Result<Vec<Map<String, Value>>, ApiError> {
+) -> Result<Vec<u8>, ApiError> {
     let db = &cx.db;
     let columns = Columns::parse(table, query.fields.as_deref())?;
     let filter = with_now(query.filter.as_deref().unwrap_or(""), cx.now());
@@ -118,10 +118,7 @@ fn select(
         rows.retain(|row| selection.passes(db, row));
     }
     if columns.only_count {
-        return Ok(vec![Map::from_iter([(
-            "$count".to_owned(),
-            rows.len().into(),
-        )])]);
+        return Ok(format!(r#"[{{"$count":{}}}]"#, rows.len()).into_bytes());
     }
     sort(db, table, &mut rows, query.sort.as_deref().unwrap_or(""))?;
     let offset = match super::mutate::mutated("offset") {
@@ -132,8 +129,15 @@ fn select(
         None | Some(0) => usize::MAX,
         Some(n) => usize::try_from(n).unwrap_or(usize::MAX),
     };
-    let page = rows.iter().skip(offset).take(limit);
-    Ok(page.map(|row| columns.of(db, row)).collect())
+    let page = rows.get(offset..).unwrap_or_default();
+    let page = page.get(..limit).unwrap_or(page);
+    let mut out = Vec::new();
+    match page {
+        // The one dashboard whose row the SDK expects without a list around it.
+        [row] if table.name == "update_dashboard" => columns.write(db, row, &mut out),
+        _ => array(page, &mut out, |row, out| columns.write(db, row, out)),
+    }
+    Ok(out)
 }
 
 pub(super) async fn list(call: Called, request: Request<TableList>) -> Result<RowsReply, ApiError> {
@@ -143,13 +147,7 @@ pub(super) async fn list(call: Called, request: Request<TableList>) -> Result<Ro
     if may == Reach::Rows(Default::default()) {
         return Err(denied(Right::List, table.name));
     }
-    let mut rows = select(&cx, table, &request.query, &may)?;
-    if table.name == "update_dashboard" {
-        // The one dashboard whose row the SDK expects without a list around it.
-        rows.iter_mut()
-            .for_each(|row| drop(row.insert(BARE.to_owned(), Value::from(true))));
-    }
-    Ok(RowsReply(rows))
+    select(&cx, table, &request.query, &may).map(RowsReply::written)
 }
 
 /// The user of a request; handlers always have one.

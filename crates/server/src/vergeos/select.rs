@@ -284,14 +284,17 @@ pub(super) fn sort(
     if fields.is_empty() || mutated("sort") {
         return Ok(());
     }
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    {
-        let values: Vec<Vec<Cow<'_, Value>>> = rows
+    let width = fields.len();
+    let order = {
+        // All values in one list, row by row: they are compared many times and found once.
+        let values: Vec<Cow<'_, Value>> = rows
             .iter()
-            .map(|row| fields.iter().map(|(f, _)| f.value(read, row)).collect())
+            .flat_map(|row| fields.iter().map(|(f, _)| f.value(read, row)))
             .collect();
-        let of = |i: usize| values.get(i).map(Vec::as_slice).unwrap_or_default();
-        order.sort_by(|a, b| {
+        let values: Vec<&[Cow<'_, Value>]> = values.chunks(width).collect();
+        let of = |i: usize| values.get(i).copied().unwrap_or_default();
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_unstable_by(|a, b| {
             let pairs = of(*a).iter().zip(of(*b)).zip(&fields);
             for ((a, b), (_, descending)) in pairs {
                 let order = match descending {
@@ -302,9 +305,11 @@ pub(super) fn sort(
                     return order;
                 }
             }
-            Ordering::Equal
+            // Equal ones stay as they were.
+            a.cmp(b)
         });
-    }
+        order
+    };
     *rows = order.iter().filter_map(|i| rows.get(*i).cloned()).collect();
     Ok(())
 }

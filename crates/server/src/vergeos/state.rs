@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex};
 use boxrig_wire::ApiError;
 use tokio::sync::Notify;
 
-use super::auth::Sessions;
+use super::auth::{Rates, Sessions};
 use super::behaviour::Behaviour;
 use super::content::Content;
-use super::db::Db;
+use super::db::{Db, interned};
+use super::tenancy::Systems;
 use super::tx::Tx;
 use crate::core::Core;
 use crate::state::{StateError, lock};
@@ -24,8 +25,12 @@ pub struct State {
     pub db: Db,
     /// The content of files.
     pub content: Content,
+    /// Which system it is: empty for the server's own, `@5` for tenant 5, `@5@2` for that tenant's tenant 2.
+    pub(super) scope: String,
+    pub(super) systems: Systems,
     pub(super) behaviours: Vec<Box<dyn Behaviour>>,
     pub(super) sessions: Sessions,
+    pub(super) rates: Rates,
     /// Passwords that were found right, by the hash of user and password, with the hash that was kept then.
     pub(super) verified: Mutex<HashMap<String, String>>,
     wake: Notify,
@@ -44,14 +49,22 @@ impl State {
     pub(super) fn load(
         core: Arc<Core>,
         behaviours: Vec<Box<dyn Behaviour>>,
+        scope: String,
     ) -> Result<Self, StateError> {
+        let mut files = core.data.join("vergeos");
+        for tenant in scope.split('@').skip(1) {
+            files = files.join("tenants").join(tenant);
+        }
         Ok(Self {
-            db: Db::open(&core.store)?,
-            content: Content::new(core.data.join("vergeos").join("content")),
+            db: Db::open(&core.store, &scope)?,
+            content: Content::new(files.join("content")),
+            systems: Systems::default(),
             behaviours,
-            sessions: Sessions::default(),
+            sessions: Sessions::open(&core.store, interned(format!("vergeos{scope}.$sessions")))?,
+            rates: Rates::default(),
             verified: Mutex::default(),
             wake: Notify::new(),
+            scope,
             core,
         })
     }
@@ -74,7 +87,8 @@ impl State {
 
     /// Forgets what is not durable.
     pub(super) fn forget(&self) {
-        self.sessions.clear();
+        self.systems.close();
+        self.sessions.forget();
         lock(&self.verified).clear();
     }
 }

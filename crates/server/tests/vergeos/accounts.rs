@@ -205,6 +205,75 @@ async fn keys_are_shown_once() {
 }
 
 #[tokio::test]
+async fn sessions_outlive_the_server() {
+    let mut api = Api::start().await;
+    let (nobody, login) = ((AUTHORIZATION, "none".to_owned()), |api: &Api| {
+        let env = api.server.running().unwrap().env().clone();
+        json!({ "login": "admin", "password": env.get("VERGE_PASSWORD").unwrap() })
+    });
+    let mut begin = Vec::new();
+    for _ in 0..2 {
+        let body = RawBody::Json(login(&api));
+        let begun = api.ask_as(&nobody, Method::POST, "/api/sys/tokens", body);
+        begin.push((
+            SESSION,
+            begun.await.body["$key"].as_str().unwrap().to_owned(),
+        ));
+    }
+    let [kept, ended] = begin.try_into().unwrap();
+    let path = format!("/api/sys/tokens/{}", ended.1);
+    let end = api
+        .ask_as(&ended, Method::DELETE, &path, RawBody::Empty)
+        .await;
+    assert_eq!(end.status, 200);
+    api.server
+        .restart(|config| config.engine(boxrig_engine::Selection::Memory))
+        .await
+        .unwrap();
+    let api = Api::of(api.server);
+    assert_eq!(status(&api, &kept, Method::GET, "vms").await, 200);
+    assert_eq!(status(&api, &ended, Method::GET, "vms").await, 401);
+    // What is kept is no token.
+    let dump = api.server.running().unwrap().core().store.dump().unwrap();
+    let told = dump
+        .iter()
+        .any(|(_, key, value)| key.contains(&kept.1) || value.to_string().contains(&kept.1));
+    assert!(!told);
+}
+
+#[tokio::test]
+async fn an_api_key_has_its_hourly_limit() {
+    let server = Server::with(|mut config| {
+        config.virtual_clock = true;
+        config.vergeos_rate = Some(3);
+        config.engine(boxrig_engine::Selection::Memory)
+    });
+    let api = Api::of(server.await.unwrap());
+    let made = api
+        .post("user_api_keys", json!({ "user": 1, "name": "k" }))
+        .await;
+    let secret = made.body["response"]["private_key"].as_str().unwrap();
+    let key = (AUTHORIZATION, format!("Bearer {secret}"));
+    for _ in 0..3 {
+        assert_eq!(status(&api, &key, Method::GET, "vms").await, 200);
+    }
+    let refused = api
+        .ask_as(&key, Method::GET, "/api/v4/vms", RawBody::Empty)
+        .await;
+    assert_eq!(refused.status, 429, "{}", refused.body);
+    assert_eq!(refused.headers["retry-after"], "3600");
+    assert_eq!(
+        api.get("vms").await.status,
+        200,
+        "a password has no such limit"
+    );
+    let core = api.server.running().unwrap().core().clone();
+    let clock = core.virtual_clock.clone().unwrap();
+    clock.advance(std::time::Duration::from_secs(3600));
+    assert_eq!(status(&api, &key, Method::GET, "vms").await, 200);
+}
+
+#[tokio::test]
 async fn keys_and_sessions_end_by_the_clock() {
     let server = Server::with(|mut config| {
         config.virtual_clock = true;

@@ -76,11 +76,23 @@ impl Api {
         path: &str,
         body: RawBody,
     ) -> Answer {
+        self.ask_at(&self.caller, who, method, path, body).await
+    }
+
+    /// At another address.
+    pub(crate) async fn ask_at(
+        &self,
+        caller: &Caller,
+        who: &(HeaderName, String),
+        method: Method,
+        path: &str,
+        body: RawBody,
+    ) -> Answer {
         let options = CallOptions::new()
             .retries(0)
             .header(who.0.clone(), HeaderValue::from_str(&who.1).unwrap());
         let request = RawRequest::new(method, path).body(body).options(options);
-        let response = self.caller.raw_stream(request).await.unwrap();
+        let response = caller.raw_stream(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect(64 << 20).await.unwrap();
         Answer {

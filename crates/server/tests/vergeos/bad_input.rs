@@ -1,9 +1,11 @@
 //! Wrong requests: the documented answer, and the right kind of error at a client.
 
+use std::time::{Duration, Instant};
+
 use boxrig_vergeos::VergeOs;
 use boxrig_wire::{CallOptions, Kind, RawBody, RawRequest};
 use http::Method;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use serde_json::json;
 
 use super::api::{Api, basic};
@@ -39,10 +41,26 @@ async fn paths_that_lead_nowhere() {
 #[tokio::test]
 async fn bodies_that_are_none() {
     let api = Api::start().await;
-    for body in ["{", "[]", "null", "\"x\"", "{\"name\": }"] {
-        let body = RawBody::Bytes(boxrig_wire::WireBody::full(body.to_owned()));
-        let answer = api.ask(Method::POST, "vms", body).await;
-        assert_eq!(answer.status, 422, "{}", answer.body);
+    let file = api
+        .make("files", json!({ "name": "a.raw", "allocated_bytes": "1" }))
+        .await;
+    let file = format!("files/{file}");
+    for (method, path) in [
+        (Method::POST, "vms"),
+        (Method::PUT, "settings/cloud_name"),
+        (Method::POST, "vm_actions"),
+        (Method::PUT, file.as_str()),
+    ] {
+        for body in ["{", "[]", "null", "\"x\"", "{\"name\": }", "\u{fffd}{}"] {
+            let text = RawBody::Bytes(boxrig_wire::WireBody::full(body.to_owned()));
+            let answer = api.ask(method.clone(), path, text).await;
+            assert_eq!(
+                answer.status, 400,
+                "{method} {path} {body}: {}",
+                answer.body
+            );
+            assert!(answer.err().starts_with("invalid body"), "{}", answer.err());
+        }
     }
     assert_eq!(
         api.post("vms", json!({ "name": { "a": 1 } })).await.status,
@@ -52,6 +70,27 @@ async fn bodies_that_are_none() {
     assert_eq!(api.query("vms", &[("filter", &deep)]).await.status, 422);
     let deep = format!("{}name{}", "machine[".repeat(500), "]".repeat(500));
     assert_eq!(api.query("vms", &[("fields", &deep)]).await.status, 422);
+}
+
+/// What the platform takes and passes over, it says in a header: a field it does not have, an action in query form.
+#[tokio::test]
+async fn what_is_passed_over_is_told() {
+    let api = Api::start().await;
+    let answer = api.post("vms", json!({ "name": "a", "bogus": 1 })).await;
+    assert_eq!(
+        (answer.status, answer.warning()),
+        (201, "ignored fields: bogus")
+    );
+    let answer = api.put("vms/1", json!({ "bogus": 1 })).await;
+    assert_eq!(
+        (answer.status, answer.warning()),
+        (200, "ignored fields: bogus")
+    );
+    let answer = api.put("vms/1?action=bogus", json!({})).await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.warning().contains("unknown action bogus"));
+    let answer = api.get("vms?fields=name,bogus").await;
+    assert_eq!(answer.body, json!([{ "name": "a" }]));
 }
 
 /// The client reads from the answer what it means, and what the server said.
@@ -67,6 +106,24 @@ async fn errors_have_their_kind_at_a_client() {
     let get = |path: &str| RawRequest::new(Method::GET, format!("/api/v4/{path}"));
     let admin = api.admin();
     let wrong = basic("admin", "wrong");
+    let no_key = (AUTHORIZATION, "Bearer nobody-gave-this-key".to_owned());
+    let text = |path: &str, text: &'static str| {
+        let body = RawBody::Bytes(boxrig_wire::WireBody::full(text));
+        RawRequest::new(Method::POST, format!("/api/v4/{path}")).body(body)
+    };
+    // A network that runs.
+    let net = api
+        .make("vnets", json!({ "name": "n", "type": "internal" }))
+        .await;
+    let on = json!({ "vnet": net, "action": "poweron" });
+    assert_eq!(api.post("vnet_actions", on).await.status, 201);
+    let running = format!("vnets/{net}?fields=machine%23status%23running as running");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while api.get(&running.replace(' ', "%20")).await.body["running"] != true {
+        assert!(Instant::now() < deadline, "the network does not start");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let delete = RawRequest::new(Method::DELETE, format!("/api/v4/vnets/{net}"));
     for (who, request, kind, words) in [
         (
             &wrong,
@@ -112,6 +169,74 @@ async fn errors_have_their_kind_at_a_client() {
             Kind::Invalid,
             "value 'killpower' is not in list",
         ),
+        (
+            &no_key,
+            get("vms"),
+            Kind::Unauthenticated,
+            "Login is required",
+        ),
+        (
+            &bob,
+            post("vms", json!({ "name": "bobs" })),
+            Kind::Denied,
+            "no right to create vms",
+        ),
+        (
+            &admin,
+            post("no_such_actions", json!({ "action": "x" })),
+            Kind::NotFound,
+            "no_such_actions",
+        ),
+        (
+            &admin,
+            post("vm_actions", json!({ "vm": 99, "action": "poweron" })),
+            Kind::NotFound,
+            "row does not exist",
+        ),
+        (
+            &admin,
+            get("vms").query("filter", "bogus eq 1"),
+            Kind::Invalid,
+            "field 'bogus' does not exist",
+        ),
+        (
+            &admin,
+            get("vms").query("filter", "name like 'x'"),
+            Kind::Invalid,
+            "Invalid argument",
+        ),
+        (
+            &admin,
+            get("vms").query("fields", "bogus(name)"),
+            Kind::Invalid,
+            "no function 'bogus'",
+        ),
+        (
+            &admin,
+            post("vms", json!({ "name": "x", "snapshot_profile": 99 })),
+            Kind::NotFound,
+            "error setting field 'snapshot_profile'",
+        ),
+        (
+            &admin,
+            post("vms", json!({ "name": "x", "os_family": "amiga" })),
+            Kind::Invalid,
+            "value 'amiga' is not in list for field 'os_family'",
+        ),
+        (
+            &admin,
+            post("vms", json!({ "name": "x", "created": 1 })),
+            Kind::Invalid,
+            "field 'created' is readonly",
+        ),
+        (
+            &admin,
+            post("vms", json!({})),
+            Kind::Invalid,
+            "is a required parameter",
+        ),
+        (&admin, text("vms", "{"), Kind::Invalid, "invalid body"),
+        (&admin, delete, Kind::Conflict, "running"),
     ] {
         let (name, value) = who.clone();
         let options = CallOptions::new().header(name, HeaderValue::from_str(&value).unwrap());

@@ -8,4 +8,5 @@ mod bad_input;
 mod crash;
 mod files;
 mod read;
+mod tenants;
 mod write;

@@ -164,7 +164,7 @@ impl Client {
             .call::<TableList>(("system".to_owned(),), query, Default::default())
             .await;
         let rows = match rows {
-            Ok(RowsReply(rows)) => rows,
+            Ok(RowsReply { rows, .. }) => rows,
             Err(e) => {
                 if let Some(session) = &self.shared.session {
                     session.close();
@@ -224,7 +224,7 @@ impl Client {
         let rows = self
             .call::<TableList>((table.to_owned(),), query, Default::default())
             .await?;
-        Ok(rows.0)
+        Ok(rows.rows)
     }
 
     /// Does an action on a row. Never sent twice.

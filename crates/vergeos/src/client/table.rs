@@ -167,7 +167,7 @@ impl<R: RowType> Table<R> {
             .client
             .call::<TableList>(path, query, Default::default())
             .await?;
-        let count = rows.0.first().and_then(|r| r.get("$count")?.as_u64());
+        let count = rows.rows.first().and_then(|r| r.get("$count")?.as_u64());
         count.ok_or_else(|| {
             Error::new(Kind::Protocol, "the system did not count").with_operation("list")
         })

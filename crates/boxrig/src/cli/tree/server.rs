@@ -138,6 +138,14 @@ fn serve_args(c: Command) -> Command {
         flag("faults", "FILE", "Faults to play from the start on (tests)")
             .value_parser(value_parser!(PathBuf)),
     )
+    .arg(
+        flag(
+            "vergeos-rate",
+            "N",
+            "Requests an hour that VergeOS answers to one API key (the platform: 1000)",
+        )
+        .value_parser(value_parser!(u32)),
+    )
     .arg(flag("seed-ids", "N", "Make identifiers repeat (tests)").value_parser(value_parser!(u64)))
     .arg(
         Arg::new("virtual-clock")

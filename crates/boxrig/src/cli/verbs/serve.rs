@@ -156,6 +156,7 @@ fn config(m: &ArgMatches) -> Result<ServerConfig> {
     config.incus_socket = path("incus-socket");
     config.socket = path("socket");
     config.lab = lab;
+    config.vergeos_rate = m.get_one::<u32>("vergeos-rate").copied();
     config.seed_ids = m.get_one::<u64>("seed-ids").copied();
     config.virtual_clock = m.get_flag("virtual-clock");
     config.idle_exit = m.get_one::<Duration>("idle-exit").copied();

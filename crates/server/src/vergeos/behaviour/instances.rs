@@ -1,7 +1,7 @@
 //! The instances of the engine behind VMs.
 //!
 //! A VM's instance is made at its first start, so a stocked laboratory costs nothing until it is used. Its id is
-//! `verge-` and the key of the VM's machine. What a VM was cloned or recovered from is kept in the machine's cell
+//! `verge-` and the key of the VM's machine, in a tenant `verge-t` and the tenant's key before it. What a VM was cloned or recovered from is kept in the machine's cell
 //! `$image`: a snapshot of the engine that its first start begins with.
 
 use boxrig_engine::{
@@ -26,9 +26,18 @@ const LABEL: &str = "platform";
 /// How long a guest has for its shutdown.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// What the ids of a system's instances begin with: `verge-`, in tenant 5 `verge-t5-`.
+fn prefix(scope: &str) -> String {
+    let tenants = scope.split('@').skip(1);
+    tenants.fold("verge-".to_owned(), |all, tenant| {
+        format!("{all}t{tenant}-")
+    })
+}
+
 /// The engine's id of a machine's instance.
-pub(super) fn id_of(machine: &str) -> Result<InstanceId, ApiError> {
-    InstanceId::new(format!("verge-{machine}")).map_err(|e| engine_error(&e))
+pub(super) fn id_of(cx: &Cx, machine: &str) -> Result<InstanceId, ApiError> {
+    let id = format!("{}{machine}", prefix(&cx.scope));
+    InstanceId::new(id).map_err(|e| engine_error(&e))
 }
 
 fn labels(name: &str) -> BTreeMap<String, String> {
@@ -58,7 +67,7 @@ fn host_name(name: &str, id: &InstanceId) -> String {
 
 /// Runs the instance of a VM's machine; makes it when it does not exist yet.
 pub(super) async fn run(cx: &Cx, machine: &str) -> Result<(), ApiError> {
-    let id = id_of(machine)?;
+    let id = id_of(cx, machine)?;
     let engine = &cx.core.engine;
     match engine.get(&id).await {
         Ok(info) if info.state == InstanceState::Paused => {
@@ -93,7 +102,7 @@ pub(super) async fn halt(cx: &Cx, machine: &str, gently: bool) -> Result<(), Api
     let mode = StopMode {
         grace: gently.then_some(GRACE),
     };
-    match cx.core.engine.stop(&id_of(machine)?, mode).await {
+    match cx.core.engine.stop(&id_of(cx, machine)?, mode).await {
         Ok(_) => Ok(()),
         Err(e) if e.kind() == EngineKind::NotFound => Ok(()),
         Err(e) => Err(engine_error(&e)),
@@ -105,7 +114,7 @@ pub(super) async fn freeze(cx: &Cx, machine: &str) -> Result<(), ApiError> {
     if !cx.core.engine.capabilities().pause {
         return halt(cx, machine, false).await;
     }
-    match cx.core.engine.pause(&id_of(machine)?).await {
+    match cx.core.engine.pause(&id_of(cx, machine)?).await {
         Ok(_) => Ok(()),
         Err(e) if e.kind() == EngineKind::NotFound => Ok(()),
         Err(e) => Err(engine_error(&e)),
@@ -115,14 +124,17 @@ pub(super) async fn freeze(cx: &Cx, machine: &str) -> Result<(), ApiError> {
 /// Removes the instance and what its files begin with, once the transaction is committed.
 pub(super) fn forget(tx: &mut Tx<'_>, machine: &str) {
     let machine = machine.to_owned();
-    tx.then(move |cx| async move {
-        let Ok(id) = id_of(&machine) else { return };
-        if let Err(e) = cx.core.engine.delete(&id).await
-            && e.kind() != EngineKind::NotFound
-        {
-            tracing::warn!(instance = %id, error = %e, "the instance of a deleted VM remains");
-        }
-    });
+    tx.then(move |cx| async move { remove(&cx, &machine).await });
+}
+
+/// Removes the instance of a machine.
+pub(super) async fn remove(cx: &Cx, machine: &str) {
+    let Ok(id) = id_of(cx, machine) else { return };
+    if let Err(e) = cx.core.engine.delete(&id).await
+        && e.kind() != EngineKind::NotFound
+    {
+        tracing::warn!(instance = %id, error = %e, "the instance of a deleted VM remains");
+    }
 }
 
 /// The name of a snapshot of the engine, when it is one.
@@ -134,7 +146,7 @@ pub(super) fn snapshot_id(text: &str) -> Option<SnapshotId> {
 
 /// Keeps the files of a machine. `None` when it never ran, or the engine keeps none: there is nothing to keep then.
 pub(super) async fn keep(cx: &Cx, machine: &str) -> Result<Option<String>, ApiError> {
-    let id = id_of(machine)?;
+    let id = id_of(cx, machine)?;
     let engine = &cx.core.engine;
     if !engine.capabilities().snapshot || engine.get(&id).await.is_err() {
         let row = kit::need(&cx.db, "machines", machine)?;
@@ -159,7 +171,12 @@ pub(super) async fn put_back(cx: &Cx, machine: &str, image: &str) -> Result<(), 
     let Some(snapshot) = snapshot_id(image) else {
         return Ok(());
     };
-    match cx.core.engine.restore(&id_of(machine)?, &snapshot).await {
+    match cx
+        .core
+        .engine
+        .restore(&id_of(cx, machine)?, &snapshot)
+        .await
+    {
         Ok(_) => Ok(()),
         Err(e) if e.kind() == EngineKind::NotFound => Ok(()),
         Err(e) => Err(engine_error(&e)),
@@ -188,12 +205,12 @@ pub(super) fn drop_image(tx: &mut Tx<'_>, image: &str) {
 
 /// What the engine measures of a machine.
 pub(super) async fn stats(cx: &Cx, machine: &str) -> Option<boxrig_engine::Stats> {
-    cx.core.engine.stats(&id_of(machine).ok()?).await.ok()
+    cx.core.engine.stats(&id_of(cx, machine).ok()?).await.ok()
 }
 
-/// The machine whose instance this is.
-pub(super) fn machine_of(id: &InstanceId) -> Option<&str> {
+/// The machine of a system whose instance this is.
+pub(super) fn machine_of<'a>(scope: &str, id: &'a InstanceId) -> Option<&'a str> {
     id.as_str()
-        .strip_prefix("verge-")
+        .strip_prefix(prefix(scope).as_str())
         .filter(|m| m.bytes().all(|b| b.is_ascii_digit()))
 }

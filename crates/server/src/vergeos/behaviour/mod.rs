@@ -35,6 +35,7 @@ use super::state::Cx;
 use super::tx::Tx;
 
 pub(super) use accounts::ADMIN;
+pub(super) use power::{delete_machines, stop_machines};
 
 /// All of them, in the order in which they are asked.
 pub(super) fn all() -> Vec<Box<dyn Behaviour>> {

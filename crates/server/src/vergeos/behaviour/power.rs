@@ -560,6 +560,31 @@ fn maintenance(tx: &mut Tx<'_>, node: &Row, verb: &str) -> Result<Row, ApiError>
     Ok(Row::new())
 }
 
+/// Ends everything that runs in a system.
+pub(in crate::vergeos) async fn stop_machines(cx: &Cx) -> Done {
+    for vm in cx.db.all("vms") {
+        let machine = vm.reference("machine");
+        let Some(machine) = machine.filter(|m| machines::is_running(&cx.db, m)) else {
+            continue;
+        };
+        cx.write(|tx| show(tx, &machine, "stopped", None)).await?;
+        instances::halt(cx, &machine, false).await?;
+    }
+    Ok(())
+}
+
+/// Removes every instance of a system.
+pub(in crate::vergeos) async fn delete_machines(cx: &Cx) {
+    for machine in cx
+        .db
+        .all("vms")
+        .iter()
+        .filter_map(|vm| vm.reference("machine"))
+    {
+        instances::remove(cx, &machine).await;
+    }
+}
+
 /// After a start of the server: what is shown as running runs, or is shown as what it is.
 async fn run_again(cx: Cx) {
     for vm in cx.db.all("vms") {
@@ -604,11 +629,12 @@ async fn follow(state: Weak<State>, mut events: broadcast::Receiver<EngineEvent>
             EventKind::Stopped | EventKind::Deleted => "It was stopped".to_owned(),
             _ => continue,
         };
-        let Some(machine) = instances::machine_of(&event.id).map(str::to_owned) else {
-            continue;
-        };
         let Some(state) = state.upgrade() else {
             return;
+        };
+        let Some(machine) = instances::machine_of(&state.scope, &event.id).map(str::to_owned)
+        else {
+            continue;
         };
         let cx = Cx::of(state, None);
         // A reset stops and starts: an event that is read late says nothing about now.

@@ -10,6 +10,7 @@ use super::{Act, Behaviour, power as machine_power};
 use crate::vergeos::db::Read;
 use crate::vergeos::row::Row;
 use crate::vergeos::state::Cx;
+use crate::vergeos::tenancy;
 use crate::vergeos::tx::Tx;
 
 /// See the module.
@@ -26,11 +27,13 @@ const OWN: &[&str] = &[
     "modified",
     "is_snapshot",
     "creator",
+    tenancy::SYSTEM,
+    tenancy::LISTENER,
+    tenancy::BEFORE,
+    tenancy::GIVEN,
 ];
 /// The cell of a snapshot that holds what it keeps.
 const KEPT: &str = "$kept";
-/// The cell of a tenant that lists the files it was given.
-const GIVEN: &str = "$given";
 
 fn is_running(db: &dyn Read, tenant: &str) -> bool {
     kit::satellite(db, "tenant_status", "tenant", tenant).is_some_and(|s| s.flag("running"))
@@ -75,7 +78,23 @@ pub(super) fn power(tx: &mut Tx<'_>, tenant: &Row, on: bool) -> Result<String, A
     )?;
     let job = task.clone();
     tx.then(move |cx| async move {
-        if let Err(e) = cx.write(|tx| settle(tx, &own, on, &job)).await {
+        // Its own system is reached before it is told as running, and no longer before it is told as off.
+        let done = match on {
+            true => tenancy::up(&cx, &own).await.map(Some),
+            false => tenancy::down(&cx, &own).await.map(|()| None),
+        };
+        let told = cx.write(|tx| match &done {
+            Ok(addr) => {
+                tenancy::show(tx, &own, *addr)?;
+                settle(tx, &own, on, &job)
+            }
+            Err(e) => {
+                let shown = json!({"starting": false, "stopping": false, "status": "error", "state": "error"});
+                kit::set_satellite(tx, "tenant_status", "tenant", &own, shown)?;
+                kit::end_task(tx, &job, Some(&e.message))
+            }
+        });
+        if let Err(e) = told.await {
             tracing::warn!(tenant = own, error = %e, "the power of a tenant could not be told");
         }
     });
@@ -388,6 +407,8 @@ impl Behaviour for Tenants {
             }
             tx.delete("vnets", &vnet.key())?;
         }
+        let gone = row.clone();
+        tx.then(move |cx| async move { tenancy::forget(&cx, &gone).await });
         kit::log(tx, "audit", "tenant", row.text("name"), "Tenant deleted")?;
         Ok(())
     }
@@ -454,23 +475,28 @@ impl Behaviour for Tenants {
                         .ok_or_else(|| kit::invalid("File is a required parameter"))?;
                     let file = kit::need(&cx.db, "files", &file)?;
                     cx.write(|tx| {
-                        // What a tenant was given is kept with it; its own catalogue is its own system's.
+                        // Kept with the tenant until its own system has it.
                         let mut given = tx
                             .row("tenants", &own)?
-                            .get(GIVEN)
+                            .get(tenancy::GIVEN)
                             .as_array()
                             .cloned()
                             .unwrap_or_default();
                         given.push(file.get("$key").clone());
-                        tx.set("tenants", &own, Row::new().with(GIVEN, given))?;
+                        tx.set("tenants", &own, Row::new().with(tenancy::GIVEN, given))?;
                         let words = format!("File '{}' was given", file.text("name"));
                         tenant_log(tx, &row, "message", &words)
                     })
                     .await?;
+                    tenancy::give(cx, &own).await?;
                     Row::new()
                 }
             };
             Ok(kit::reply(reply))
         })
+    }
+
+    fn start<'a>(&'a self, cx: &'a Cx) -> BoxFuture<'a, ()> {
+        Box::pin(tenancy::open_running(cx))
     }
 }

@@ -415,7 +415,14 @@ proptest! {
                     expected.insert(alias.clone().unwrap_or_else(|| expr.clone()), value);
                 }
             }
-            prop_assert_eq!(columns.of(&mem, &row), expected, "{:?}", text);
+            prop_assert_eq!(columns.of(&mem, &row), expected.clone(), "{:?}", text);
+            let mut written = Vec::new();
+            columns.write(&mem, &row, &mut written);
+            let read: Value = serde_json::from_slice(&written).unwrap();
+            let expected = Value::Object(expected);
+            // As long as it: no member stands there twice.
+            prop_assert_eq!(written.len(), expected.to_string().len(), "{:?}", text);
+            prop_assert_eq!(read, expected, "{:?}", text);
         }
     }
 
@@ -429,7 +436,10 @@ proptest! {
             selection.passes(&mem, &row);
         }
         if let Ok(columns) = Columns::parse(table, Some(&text)) {
-            columns.of(&mem, &row);
+            let mut written = Vec::new();
+            columns.write(&mem, &row, &mut written);
+            let read: Value = serde_json::from_slice(&written).unwrap();
+            prop_assert_eq!(read, Value::Object(columns.of(&mem, &row)));
         }
         let _ = sort(&mem, table, &mut vec![Arc::new(row)], &text);
         let _ = crate::vergeos::ere::Ere::new(&text).is_match("text");
