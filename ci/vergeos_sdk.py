@@ -550,6 +550,54 @@ def a_tenant_takes_its_network_with_it():
         client.networks.get(vnet)
 
 
+def into(made, user, password):
+    """A client of the tenant's own system, once it runs."""
+    made.power_on()
+    eventually("it runs", lambda: client.tenants.get(made.key).is_running)
+    return client.tenants.get(made.key).connect(user, password)
+
+
+@scenario("tenant_tables")
+def a_tenant_has_rows_of_its_own():
+    with vm() as outside, tenant() as made:
+        inside = into(made, USER, PASSWORD)
+        assert inside.cloud_name == made.name, inside.cloud_name
+        assert inside.vms.list() == []
+        own = inside.vms.create(name="inside", ram=1024)
+        names = [v.name for v in client.vms.list()]
+        assert outside.name in names and "inside" not in names, names
+        inside.vms.delete(own.key)
+        inside.disconnect()
+
+
+@scenario("cell:tenants.password")
+def a_tenants_admin_has_the_tenants_password():
+    with tenant(password="of the tenant") as made:
+        inside = into(made, "admin", "of the tenant")
+        assert inside.is_connected
+        try:
+            client.tenants.get(made.key).connect(USER, PASSWORD)
+        except AuthenticationError:
+            pass
+        else:
+            raise AssertionError("the password of the system around it is taken")
+
+
+@scenario("act:tenant_actions.give_file")
+def a_given_file_is_in_the_tenants_catalogue():
+    with tempfile.NamedTemporaryFile(suffix=".iso") as local:
+        local.write(b"given")
+        local.flush()
+        name = unique("given") + ".iso"
+        file = client.files.upload(local.name, name=name)
+    with tenant() as made:
+        inside = into(made, USER, PASSWORD)
+        action("tenant_actions", "tenant", made.key, "give_file", file=file.key)
+        there = eventually("it arrives", lambda: [f for f in inside.files.list() if f.name == name])
+        assert there[0].size_bytes == 5, there
+    client.files.delete(file.key)
+
+
 @scenario("cell:tenant_logs.text")
 def what_happens_to_a_tenant_is_told():
     with tenant() as made:

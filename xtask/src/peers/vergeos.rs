@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use super::python::{self, Sdk, count};
@@ -22,6 +23,8 @@ const TEST_PACKAGES: &[&str] = &["pytest==9.0.2"];
 /// How many cases the suite must have passed at least, and skipped at most; none may fail.
 const LIVE_PASSED: u32 = 1130;
 const LIVE_SKIPPED: u32 = 58;
+/// How many servers with a mutation run at the same time.
+const AT_ONCE: usize = 4;
 /// How many scenarios there are at least.
 const SCENARIOS: usize = 60;
 /// The members of the SDK with the test that was seen to call each.
@@ -33,6 +36,12 @@ const MARKS: [&str; 2] = [
     "<!-- skips: written by `cargo xtask peers vergeos --suite live --write` -->",
     "<!-- end -->",
 ];
+
+/// The SDK's interpreter, for measurements.
+pub(crate) fn sdk_python() -> Result<PathBuf> {
+    let sdk = python::installed("pyvergeos", VERSION, "", TEST_PACKAGES)?;
+    Ok(sdk.venv.join("bin/python"))
+}
 
 /// Runs the suites that `options` name, by default all.
 pub(crate) fn run(options: &[&str]) -> Result<()> {
@@ -155,6 +164,27 @@ impl Bench {
         compare_page(&skips(&output), write)
     }
 
+    /// Whether a scenario fails on a server with this mutation.
+    fn notices(&self, debug: &Path, script: &Path, name: &str, mutation: &str) -> Result<bool> {
+        let server = self.serve(
+            debug,
+            &format!("mutant-{name}"),
+            &["--engine", "memory", "--virtual-clock"],
+            &[("BOXRIG_MUTATE", mutation)],
+        )?;
+        let mut one = self.python(&server);
+        one.arg(script).arg("--quiet").arg(name);
+        let output = shell::outcome(&mut one)?;
+        server.stop()?;
+        // It must fail because of what it looked at, not because the server was gone.
+        let noticed =
+            output.contains(&format!("FAILED {name}")) && !output.contains("VergeConnectionError");
+        if !noticed {
+            println!("{output}");
+        }
+        Ok(noticed)
+    }
+
     /// Our own scenarios, and that each of them can fail.
     fn scenarios(&self, only: Option<&str>, write: bool) -> Result<()> {
         let script = root().join("ci/vergeos_sdk.py");
@@ -197,26 +227,28 @@ impl Bench {
         }
         // Mutations are known to builds for tests only.
         let debug = debug_program()?;
-        let mut blind = Vec::new();
-        for (name, mutation) in &wanted {
-            let server = self.serve(
-                &debug,
-                &format!("mutant-{name}"),
-                &["--engine", "memory", "--virtual-clock"],
-                &[("BOXRIG_MUTATE", mutation)],
-            )?;
-            let mut one = self.python(&server);
-            one.arg(&script).arg("--quiet").arg(name);
-            let output = shell::outcome(&mut one)?;
-            // It must fail because of what it looked at, not because the server was gone.
-            let noticed = output.contains(&format!("FAILED {name}"))
-                && !output.contains("VergeConnectionError");
-            if !noticed {
-                println!("{output}");
-                blind.push(format!("{name} under {mutation}"));
+        // Each mostly waits: for its server's start, for something that will not come about.
+        let queue = Mutex::new(wanted.iter());
+        let next = || queue.lock().ok()?.next();
+        let work = || -> std::result::Result<Vec<String>, String> {
+            let mut blind = Vec::new();
+            while let Some((name, mutation)) = next() {
+                let noticed = self.notices(&debug, &script, name, mutation);
+                if !noticed.map_err(|e| format!("{name} under {mutation}: {e}"))? {
+                    blind.push(format!("{name} under {mutation}"));
+                }
             }
-            server.stop()?;
-        }
+            Ok(blind)
+        };
+        let mut blind = Vec::new();
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+            for worker in workers {
+                let found = worker.join().map_err(|_| "a worker panicked".to_owned());
+                blind.extend(found.and_then(|found| found)?);
+            }
+            Ok::<_, String>(())
+        })?;
         println!(
             "peers vergeos scenarios: {passed} passed, {} noticed their mutation, in {} s",
             wanted.len() - blind.len(),
@@ -231,11 +263,11 @@ impl Bench {
     }
 }
 
-/// The program as it is built for tests.
+/// The program as it is built for tests, with the features that everything together has: else all of it is compiled once more.
 fn debug_program() -> Result<PathBuf> {
     shell::run(
         Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package=boxrig", "--bin=boxrig"])
+            .args(["build", "--quiet", "--workspace"])
             .current_dir(root()),
     )?;
     Ok(root().join("target/debug/boxrig"))
