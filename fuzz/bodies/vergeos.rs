@@ -1,10 +1,11 @@
 //! What is tried with any bytes: by the fuzz targets for as long as one likes, by `crates/server/tests/fuzz.rs` for a
 //! fixed number of mutations.
 
-use boxrig_server::vergeos::ere::Ere;
 use boxrig_vergeos::filter::Filter;
 use boxrig_vergeos::projection::Projection;
 use boxrig_vergeos::sort::SortKey;
+
+use crate::ere::Ere;
 
 /// A filter that is read is written so that it is read the same.
 pub fn filter(data: &[u8]) {

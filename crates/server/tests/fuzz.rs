@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use boxrig_server::vergeos::ere;
+
 #[path = "../../../fuzz/bodies/vergeos.rs"]
 #[allow(unreachable_pub)]
 mod vergeos;
