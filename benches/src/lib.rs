@@ -33,6 +33,11 @@ pub const LOG_LINES: usize = 400;
 /// Frames of the canned log.
 pub const LOG_FRAMES: usize = 5000;
 
+/// Virtual machines of the canned VergeOS system.
+pub const ROWS: usize = 10_000;
+/// Single rows that the scenario `gets` reads, one after the other. `vergeos_sdk.py` reads as many.
+pub const GETS: u64 = 300;
+
 /// What one run of a scenario cost.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cost {
@@ -87,10 +92,20 @@ fn cpu_time() -> Duration {
     )
 }
 
-/// The peak resident size, from `/proc/self/status`; 0 where there is none.
+/// The peak resident size; 0 where it is not told.
 fn peak_mib() -> f64 {
+    status_mib("VmHWM:")
+}
+
+/// The present resident size of this process, in MiB; 0 where it is not told.
+#[must_use]
+pub fn rss_mib() -> f64 {
+    status_mib("VmRSS:")
+}
+
+fn status_mib(name: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|l| l.strip_prefix(name));
     let kib = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
     kib.unwrap_or(0.0) / 1024.0
 }

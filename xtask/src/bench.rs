@@ -9,6 +9,7 @@ mod engine;
 mod incus;
 mod report;
 mod scratch;
+mod vergeos;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -49,11 +50,10 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
         match *option {
             "--quick" => rounds = QUICK,
             "--only" => {
-                only = Some(
-                    *rest
-                        .next()
-                        .ok_or("--only needs clients, convox, engine, tables, cli or incus")?,
-                )
+                only =
+                    Some(*rest.next().ok_or(
+                        "--only needs clients, convox, engine, tables, vergeos, cli or incus",
+                    )?)
             }
             other => return Err(format!("bench: unknown option {other}").into()),
         }
@@ -78,6 +78,9 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
     }
     if wanted("tables") {
         engine::tables(&programs, rounds, &mut report)?;
+    }
+    if wanted("vergeos") {
+        vergeos::measure(&programs, rounds, &mut report)?;
     }
     if wanted("cli") {
         engine::command_line(&programs, rounds, &mut report)?;
@@ -144,9 +147,11 @@ fn clean(program: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        let ours = ["FASTVM_", "CONVOX_", "RACK_URL", "BOXRIG_", "XDG_"]
-            .iter()
-            .any(|prefix| text.starts_with(prefix));
+        let ours = [
+            "FASTVM_", "VERGE_", "CONVOX_", "RACK_URL", "BOXRIG_", "XDG_",
+        ]
+        .iter()
+        .any(|prefix| text.starts_with(prefix));
         if ours || text.to_ascii_lowercase().ends_with("_proxy") {
             command.env_remove(&name);
         }

@@ -211,6 +211,11 @@ with the median, that of memory with the largest value.
   kernel allocated meanwhile and cannot drop (slabs, stacks, page tables, per-processor data); and what the system's
   available memory lost (`MemAvailable`). The larger of the two counts.
 * **Command line**: wall time of the whole process.
+* **VergeOS**: boxrig's client and the vendor's Python SDK 1.7.1 (`benches/vergeos_sdk.py`), unmodified, on
+  `benches/src/bin/canned_vergeos.rs`, a TLS listener as the one above; both with the columns that they ask for by default. The
+  growth of memory is the peak resident size, less what the connected client had before. Start to first row is the whole process,
+  the interpreter's start and the TLS handshake in it. Uploads are in the SDK's pieces, four in flight on both sides, and ours makes
+  the SHA-256 of every transfer, which the SDK does not. CPU time is that of the client, on `boxrig serve --seed lab --vms 10000`.
 * **Incus**: `boxrig` and the official client of the same version as the daemon (`ci/incus-up`), the whole process of each, on the
   daemon's unix socket, in turns. Files are in memory on our side; what arrived is compared. Peak memory is that of extra
   runs, read from the kernel five times a millisecond.

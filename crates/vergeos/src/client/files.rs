@@ -5,6 +5,8 @@ use std::future::poll_fn;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
 
 use boxrig_wire::{ByteBody, CallOptions, Error, Json, Kind, Result, WireBody};
 use bytes::Bytes;
@@ -275,6 +277,42 @@ async fn put(client: Client, key: Key, at: u64, piece: Bytes) -> (u64, Result<()
     (at, done.map(|_| ()))
 }
 
+/// Writes a file and makes its sum on a thread of its own: the one that receives has the decrypting to do.
+struct Sink {
+    pieces: SyncSender<Bytes>,
+    writer: JoinHandle<std::io::Result<(u64, String)>>,
+}
+
+impl Sink {
+    /// Pieces that may wait to be written; each is a TLS record or a few.
+    const WAITING: usize = 512;
+
+    fn start(mut file: std::fs::File) -> std::io::Result<Self> {
+        let (pieces, received) = std::sync::mpsc::sync_channel::<Bytes>(Self::WAITING);
+        let writer = std::thread::Builder::new().spawn(move || {
+            let (mut hash, mut bytes) = (Sha256::new(), 0);
+            for piece in received {
+                hash.update(&piece);
+                bytes += piece.len() as u64;
+                file.write_all(&piece)?;
+            }
+            file.sync_data()?;
+            Ok((bytes, hex(&hash.finalize())))
+        })?;
+        Ok(Self { pieces, writer })
+    }
+    /// Takes a piece over; false when it cannot be written, which [`finish`](Self::finish) explains.
+    fn take(&mut self, piece: Bytes) -> bool {
+        self.pieces.send(piece).is_ok()
+    }
+    /// The number of bytes and their sum, when all is written.
+    fn finish(self) -> std::io::Result<(u64, String)> {
+        drop(self.pieces);
+        let done = self.writer.join();
+        done.map_err(|_| std::io::Error::other("the writer ended early"))?
+    }
+}
+
 impl Client {
     /// Begins an upload to the file catalogue: makes the entry. [`Upload::run`] sends the content.
     ///
@@ -370,39 +408,32 @@ impl Client {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let mut temporary = tempfile::Builder::new()
+        let temporary = tempfile::Builder::new()
             .prefix(".boxrig-")
             .tempfile_in(directory)
             .map_err(|e| local(directory, &e))?;
-        let mut hash = Sha256::new();
-        let mut bytes = 0u64;
         let mut body = self.file_content(&key, name).await?;
+        let file = temporary.reopen().map_err(|e| local(target, &e))?;
+        let mut sink = Sink::start(file).map_err(|e| local(target, &e))?;
         while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
             let frame = frame.map_err(|e| {
                 Error::new(Kind::Transport, "the content broke off")
                     .with_operation("file_get")
                     .with_source(e)
             })?;
-            if let Ok(data) = frame.into_data() {
-                hash.update(&data);
-                bytes += data.len() as u64;
-                temporary.write_all(&data).map_err(|e| local(target, &e))?;
+            if let Ok(data) = frame.into_data()
+                && !sink.take(data)
+            {
+                break;
             }
         }
-        temporary
-            .as_file()
-            .sync_data()
-            .map_err(|e| local(target, &e))?;
+        let (bytes, sha256) = sink.finish().map_err(|e| local(target, &e))?;
         let kept = match settings.overwrite {
             true => temporary.persist(target),
             false => temporary.persist_noclobber(target),
         };
         kept.map_err(|e| local(target, &e.error))?;
-        Ok(Transferred {
-            key,
-            bytes,
-            sha256: hex(&hash.finalize()),
-        })
+        Ok(Transferred { key, bytes, sha256 })
     }
 
     /// The content of a file of the catalogue, as a stream.
