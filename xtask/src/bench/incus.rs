@@ -241,9 +241,13 @@ impl Bench<'_> {
     fn remove(&self) {
         let _ = self.quiet(&["delete", "--force", GUEST]);
         for project in [MANY, ONE] {
-            // The client would ask before it forced anything.
-            let path = format!("/1.0/projects/{project}?force=1");
-            let _ = self.quiet(&["query", "--request", "DELETE", &path]);
+            // Not by force: a daemon of 6.0 then empties the default profile too, which the project shares.
+            let list = ["list", "--project", project, "-c", "n", "-f", "csv"];
+            let names = self.official(&list).unwrap_or_default();
+            let mut delete = vec!["delete", "--force", "--project", project];
+            delete.extend(names.split_whitespace());
+            let _ = self.quiet(&delete);
+            let _ = self.quiet(&["project", "delete", project]);
         }
     }
 
