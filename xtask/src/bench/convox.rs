@@ -73,7 +73,7 @@ fn cost(command: &mut Command) -> Result<Cost> {
     serde_json::from_str(&line).map_err(|e| format!("{command:?}: {e}: {line}").into())
 }
 
-/// A list of 1,000 apps, one time after the other, by processor time.
+/// A list of 1,000 apps, one time after the other.
 fn list(
     ours: &dyn Fn(&str) -> Command,
     sdk: &dyn Fn(&str) -> Command,

@@ -101,9 +101,13 @@ impl Collection<'_, Projects> {
 
     /// Deletes a project with everything in it.
     ///
+    /// A project that shares the profiles of project `default` is refused: the daemon (seen on 6.0.4) would then take config and
+    /// devices from the shared profile `default`, and with them the disk and the network of every instance that uses it.
+    ///
     /// # Errors
     ///
-    /// [`Kind::NotFound`] without such a project, [`Kind::Unsupported`] on a server that cannot.
+    /// [`Kind::NotFound`] without such a project, [`Kind::Unsupported`] on a server that cannot, [`Kind::Conflict`] for a
+    /// project with shared profiles.
     pub async fn delete_with_contents(&self, project: &str) -> Result<()> {
         self.client()
             .require(
@@ -111,6 +115,13 @@ impl Collection<'_, Projects> {
                 "deleting a project with its contents",
             )
             .await?;
+        let config = self.get(project).await?.config;
+        if config.get("features.profiles").map(String::as_str) != Some("true") {
+            return Err(Error::conflict(format!(
+                "project {project} shares the profiles of project default, and its deletion by force would empty the \
+                 profile default there: delete what is in the project, then the project"
+            )));
+        }
         let parts = self.one(project).query("force", true);
         self.client()
             .finish::<projects::ProjectDelete>(parts, NoBody)

@@ -306,7 +306,15 @@ async fn projects() {
         serde_json::to_value(&access).unwrap(),
         query(&format!("/1.0/projects/{name}/access")).await
     );
-    // With what is in it.
+    // With what is in it; never where the daemon would empty the profile that instances elsewhere use.
+    let shared = live.name("shared");
+    let new = json!({"name": shared, "config": {"features.images": "false", "features.profiles": "false"}});
+    projects.create(model(new)).await.unwrap();
+    let before = query("/1.0/profiles/default").await["devices"].clone();
+    let refused = projects.delete_with_contents(&shared).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Conflict, "{refused}");
+    assert_eq!(query("/1.0/profiles/default").await["devices"], before);
+    projects.delete(&shared).await.unwrap();
     live.client
         .project(&name)
         .profiles()
