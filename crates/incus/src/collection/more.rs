@@ -117,10 +117,11 @@ impl Collection<'_, Projects> {
             .await?;
         let config = self.get(project).await?.config;
         if config.get("features.profiles").map(String::as_str) != Some("true") {
-            return Err(Error::conflict(format!(
+            let words = format!(
                 "project {project} shares the profiles of project default, and its deletion by force would empty the \
                  profile default there: delete what is in the project, then the project"
-            )));
+            );
+            return Err(Error::new(Kind::Conflict, words));
         }
         let parts = self.one(project).query("force", true);
         self.client()
