@@ -213,6 +213,10 @@ impl Bench {
                 "-p",
                 "no:cacheprovider",
                 "-q",
+                // One after the other: the cases share what the server holds, and a case that lists machines strictly in the
+                // SDK's own form of a firewall fails while another has a service of its own there.
+                "-n",
+                "0",
                 "tests/api_resources",
             ])
             .env("TEST_API_BASE_URL", &contract.url);
