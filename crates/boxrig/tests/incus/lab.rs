@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use super::support::Home;
+use super::support::{self, Home};
 
 /// A daemon with a context `lab` for it; what a test made is removed with it.
 pub(crate) struct Lab {
@@ -123,7 +123,18 @@ impl Lab {
         let command = id.replace('_', "-");
         let mut all = vec!["incus", &command, "-o", "json"];
         all.extend(args);
-        let out = self.home.ok(&all);
+        // A daemon that stops a bridge looks at every interface of the machine, and fails when another test's has just gone.
+        let raced = |out: &std::process::Output| {
+            String::from_utf8_lossy(&out.stderr).contains("bridge children interfaces")
+        };
+        let mut out = self.home.run(&all);
+        for _ in 0..20 {
+            if out.status.success() || !raced(&out) {
+                break;
+            }
+            out = self.home.run(&all);
+        }
+        let out = support::output(&all, out);
         if out.trim().is_empty() {
             return Value::Null;
         }

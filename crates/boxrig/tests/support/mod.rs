@@ -75,15 +75,7 @@ impl Home {
 
     /// Its standard output; anything but 0 fails the test.
     pub fn ok(&self, args: &[&str]) -> String {
-        let out = self.run(args);
-        assert!(
-            out.status.success(),
-            "boxrig {args:?}: {:?}\n{}{}",
-            out.status,
-            String::from_utf8_lossy(&out.stdout),
-            String::from_utf8_lossy(&out.stderr)
-        );
-        String::from_utf8(out.stdout).unwrap()
+        output(args, self.run(args))
     }
 
     /// Its exit code and standard error.
@@ -127,4 +119,16 @@ pub fn golden(name: &str, got: &str) {
         got == wanted,
         "{name} differs (BOXRIG_BLESS=1 writes it):\n{got}"
     );
+}
+
+/// The standard output of a run that must have succeeded.
+pub fn output(args: &[&str], out: Output) -> String {
+    assert!(
+        out.status.success(),
+        "boxrig {args:?}: {:?}\n{}{}",
+        out.status,
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    );
+    String::from_utf8(out.stdout).unwrap()
 }
