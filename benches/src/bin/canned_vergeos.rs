@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use boxrig_benches::ROWS;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
@@ -63,6 +64,8 @@ fn identity() -> Result<(String, ServerConfig), Box<dyn std::error::Error + Send
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
     let mut params = CertificateParams::new(Vec::new())?;
+    // Both have the same subject unless told otherwise, and OpenSSL then takes this one for self-signed.
+    params.distinguished_name.push(DnType::CommonName, "canned");
     params.use_authority_key_identifier_extension = true;
     params.subject_alt_names = vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))];
     let key = KeyPair::generate()?;
