@@ -1,5 +1,6 @@
 //! Boxrig's FastVM client, the vendor's SDK and curl on one canned-reply listener.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use crate::peers::fastvm::sdk_python;
 use crate::{Result, root, shell};
 
 /// The most memory that a client may ever use, in MiB.
-pub(super) const MEMORY: f64 = 32.0;
+const MEMORY: f64 = 32.0;
 const DOWNLOAD: u64 = 1024 * 1024 * 1024;
 
 /// What a run reports (`boxrig_benches::Cost`).
@@ -22,7 +23,7 @@ const DOWNLOAD: u64 = 1024 * 1024 * 1024;
 pub(super) struct Cost {
     pub(super) units: u64,
     pub(super) wall_s: f64,
-    cpu_s: f64,
+    pub(super) cpu_s: f64,
     pub(super) peak_mib: f64,
 }
 
@@ -110,7 +111,7 @@ pub(super) fn measure(programs: &Programs, rounds: Rounds, report: &mut Report) 
         scratch,
     };
     bench.check_uploads()?;
-    let listener = Listener::start(&bench.canned, None)?;
+    let listener = Listener::start(&bench.canned, &[])?;
     for scenario in SCENARIOS {
         let rounds = if scenario.long {
             rounds.long
@@ -129,12 +130,10 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn start(program: &Path, keep: Option<&Path>) -> Result<Self> {
-        let mut command = Command::new(program);
-        if let Some(file) = keep {
-            command.arg("--keep").arg(file);
-        }
-        let mut child = command
+    /// Starts a listener that prints where it is.
+    pub(super) fn start(program: &Path, arguments: &[&OsStr]) -> Result<Self> {
+        let mut child = Command::new(program)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -221,7 +220,7 @@ impl Bench {
     /// What arrives is what was sent: each side's archive, unpacked, equals the tree.
     fn check_uploads(&self) -> Result<()> {
         let (kept, out) = (self.scratch.path("kept"), self.scratch.path("unpacked"));
-        let listener = Listener::start(&self.canned, Some(&kept))?;
+        let listener = Listener::start(&self.canned, &["--keep".as_ref(), kept.as_os_str()])?;
         for who in [Who::Ours, Who::Sdk] {
             self.run(who, &listener.origin, "upload-dir")?;
             fs::create_dir(&out)?;
@@ -300,20 +299,25 @@ impl Bench {
                 why: scenario.why,
             });
         }
-        report.add(Figure {
-            name: format!("memory of the client: {word}"),
-            goal: Goal::NeverOver(MEMORY),
-            unit: "MiB",
-            samples: peaks,
-            from: String::new(),
-            why: "",
-        });
+        report.add(memory(word, peaks));
         Ok(())
     }
 }
 
 fn is_download(word: &str) -> bool {
     word.starts_with("download")
+}
+
+/// The largest resident size of the client in a scenario.
+pub(super) fn memory(word: &str, peaks: Vec<f64>) -> Figure {
+    Figure {
+        name: format!("memory of the client: {word}"),
+        goal: Goal::NeverOver(MEMORY),
+        unit: "MiB",
+        samples: peaks,
+        from: String::new(),
+        why: "",
+    }
 }
 
 /// How many times less than the peer, round by round.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde::Deserialize;
 
-use super::clients::{Cost, Listener, MEMORY, ratios};
+use super::clients::{Cost, Listener, memory, ratios};
 use super::report::{Figure, Goal, Report, Spread, short};
 use super::{Programs, Rounds, clean};
 use crate::peers::convox::sdk_python;
@@ -18,7 +18,7 @@ const APPS: usize = 1000;
 
 /// Runs every scenario.
 pub(super) fn measure(programs: &Programs, rounds: Rounds, report: &mut Report) -> Result<()> {
-    let listener = Listener::start(&programs.benches.join("canned"), None)?;
+    let listener = Listener::start(&programs.benches.join("canned"), &[])?;
     let python = sdk_python()?;
     let script = root().join("benches/convox_sdk.py");
     let origin = &*listener.origin;
@@ -109,14 +109,7 @@ fn list(
         ),
         why: "",
     });
-    report.add(Figure {
-        name: "memory of the client: convox-list".into(),
-        goal: Goal::NeverOver(MEMORY),
-        unit: "MiB",
-        samples: peaks,
-        from: String::new(),
-        why: "",
-    });
+    report.add(memory("convox-list", peaks));
     Ok(())
 }
 
@@ -193,13 +186,6 @@ fn logs(ours: &dyn Fn(&str) -> Command, rounds: usize, report: &mut Report) -> R
         from: "recorded".into(),
         why: "",
     });
-    report.add(Figure {
-        name: "memory of the client: convox-logs".into(),
-        goal: Goal::NeverOver(MEMORY),
-        unit: "MiB",
-        samples: peaks,
-        from: String::new(),
-        why: "",
-    });
+    report.add(memory("convox-logs", peaks));
     Ok(())
 }

@@ -1,28 +1,18 @@
 //! Boxrig's VergeOS client and the vendor's Python SDK, on one canned TLS listener and on our server.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
-use serde::Deserialize;
-
+use super::clients::{Cost, Listener};
 use super::report::{Figure, Goal, Report, Spread, short};
 use super::scratch::Scratch;
 use super::{Programs, Rounds, clean};
 use crate::peers::vergeos::sdk_python;
 use crate::server::{Server, User};
 use crate::{Result, root, shell};
-
-/// What a run reports (`boxrig_benches::Cost`); `peak_mib` is what the memory grew by.
-#[derive(Debug, Deserialize)]
-struct Cost {
-    units: u64,
-    wall_s: f64,
-    cpu_s: f64,
-    peak_mib: f64,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Who {
@@ -53,9 +43,11 @@ pub(super) fn measure(programs: &Programs, rounds: Rounds, report: &mut Report) 
         1024
     };
     let ca = bench.scratch.path("ca.pem");
-    let listener = Listener::start(&programs.benches.join("canned_vergeos"), &ca, mib)?;
+    let size = mib.to_string();
+    let arguments = [ca.as_os_str(), size.as_ref()];
+    let listener = Listener::start(&programs.benches.join("canned_vergeos"), &arguments)?;
     let canned = At {
-        host: &listener.host,
+        host: &listener.origin,
         ca: &ca,
         password: "p",
     };
@@ -74,41 +66,6 @@ pub(super) fn measure(programs: &Programs, rounds: Rounds, report: &mut Report) 
     };
     bench.own_server(&own, rounds, report)?;
     server.stop()
-}
-
-/// A running canned listener; ended when dropped.
-struct Listener {
-    child: Child,
-    host: String,
-}
-
-impl Listener {
-    fn start(program: &Path, ca: &Path, mib: u64) -> Result<Self> {
-        let mut command = Command::new(program);
-        command.arg(ca).arg(mib.to_string());
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut host = String::new();
-        if let Some(stdout) = &mut child.stdout {
-            BufReader::new(stdout).read_line(&mut host)?;
-        }
-        let host = host.trim_end().to_owned();
-        let listener = Self { child, host };
-        match listener.host.is_empty() {
-            true => Err("the canned listener did not start".into()),
-            false => Ok(listener),
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // It may have ended by itself, and then what ran against it has failed already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 struct Bench {
@@ -180,6 +137,7 @@ impl Bench {
         }
     }
 
+    /// In this scenario `peak_mib` is what the memory grew by.
     fn list(&self, at: &At<'_>, rounds: Rounds, report: &mut Report) -> Result<()> {
         let (ours, sdk) = self.turns(at, "list", |_| None, rounds.short)?;
         report.add(ratio(
