@@ -120,6 +120,23 @@ impl Daemon {
         ))
     }
 
+    /// Removes the bridges that the tests of a killed run have left: they hold addresses.
+    fn sweep(&self) -> Result<()> {
+        let incus = |words: &[&str]| -> Result<String> {
+            let mut official = Command::new("incus");
+            official.env("INCUS_SOCKET", self.value("socket")?);
+            shell::read(official.args(words).env_remove("INCUS_REMOTE"))
+        };
+        let list = incus(&["network", "list", "-f", "csv", "-c", "n"])?;
+        for name in list.lines() {
+            if ["opn", "clb"].iter().any(|of| name.starts_with(of)) {
+                println!("left by another run: the network {name}");
+                incus(&["network", "delete", name])?;
+            }
+        }
+        Ok(())
+    }
+
     /// What is said of it: `socket`, `https`, `cert`, `key`, `servercert`, `version`.
     pub(crate) fn value(&self, name: &str) -> Result<&str> {
         let value = self.0.get(name).map(String::as_str);
@@ -137,9 +154,11 @@ struct Bench {
 
 impl Bench {
     fn prepare(bursts: Option<u32>) -> Result<Self> {
+        let daemon = Daemon::up()?;
+        daemon.sweep()?;
         Ok(Self {
             bursts,
-            daemon: Daemon::up()?,
+            daemon,
             program: server::program()?,
             folder: tempfile::Builder::new().prefix("boxrig-incus-").tempdir()?,
         })

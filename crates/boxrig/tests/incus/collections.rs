@@ -43,6 +43,7 @@ impl Kind<'_> {
         let body = self.new.to_string();
         let mut args = self.parents.clone();
         args.extend(["-d", &body]);
+        lab.later(&["query", "-X", "DELETE", &self.path(&self.name)]);
         lab.native(self.post, &args);
         let made = lab.see(&self.path(&self.name));
         assert!(made.is_some(), "{}: not made", self.post);
@@ -102,6 +103,7 @@ impl Kind<'_> {
             return self.name.clone();
         }
         let body = json!({ "name": self.new_name }).to_string();
+        lab.later(&["query", "-X", "DELETE", &self.path(&self.new_name)]);
         lab.native(self.rename, &self.args(&self.name, &["-d", &body]));
         assert!(lab.see(&self.path(&self.name)).is_none(), "{}", self.rename);
         assert!(
@@ -243,13 +245,18 @@ fn networks_and_what_hangs_on_them() {
     ];
     // A bridge's name is an interface's: 15 bytes.
     let name = format!("opn{}", std::process::id());
+    // A network that a killed run has left keeps its addresses.
+    let net = format!(
+        "10.{}.{}",
+        213 + std::process::id() % 16,
+        std::process::id() / 16 % 250
+    );
     let new = json!({
         "name": name, "type": "bridge", "description": "new",
-        "config": {"ipv4.address": "10.213.77.1/24", "ipv4.nat": "false", "ipv6.address": "none"},
+        "config": {"ipv4.address": format!("{net}.1/24"), "ipv4.nat": "false", "ipv6.address": "none"},
     });
     let kind = described(&lab, "", ops, "/1.0/networks", new);
     kind.make(&lab);
-    lab.later(&["network", "delete", &kind.name]);
     kind.read(&lab);
     for (id, below) in [
         ("networks_state_get", "state"),
@@ -271,21 +278,21 @@ fn networks_and_what_hangs_on_them() {
             a["addresses"]
                 .as_str()
                 .unwrap_or("")
-                .starts_with("10.213.77.")
+                .starts_with(&format!("{net}."))
         })
         .cloned()
         .collect::<Vec<_>>()
     };
     assert!(!ours(&seen).is_empty() && ours(&allocations) == ours(&seen));
     lab.confirmed("network_allocations_get");
-    forwards(&lab, &kind.name);
+    forwards(&lab, &kind.name, &net);
     kind.change(&lab);
     let name = kind.rename(&lab);
     kind.remove(&lab, &name);
 }
 
-fn forwards(lab: &Lab, network: &str) {
-    let address = "10.213.78.5";
+fn forwards(lab: &Lab, network: &str, net: &str) {
+    let address = format!("10.229.{}", net.trim_start_matches("10."));
     let [list, post, get, patch, put, delete] = [
         "network_forwards_get",
         "network_forwards_post",
@@ -308,7 +315,7 @@ fn forwards(lab: &Lab, network: &str) {
         new_name: String::new(),
         new: json!({
             "listen_address": address, "description": "new",
-            "config": {}, "ports": [{"protocol": "tcp", "listen_port": "80", "target_address": "10.213.77.9"}],
+            "config": {}, "ports": [{"protocol": "tcp", "listen_port": "80", "target_address": format!("{net}.9")}],
         }),
         member: "description",
         values: ["merged", "replaced"],

@@ -124,14 +124,18 @@ impl Lab {
         let mut all = vec!["incus", &command, "-o", "json"];
         all.extend(args);
         // A daemon that stops a bridge looks at every interface of the machine, and fails when another test's has just gone.
+        // Then its DHCP server may still hold the address.
         let raced = |out: &std::process::Output| {
-            String::from_utf8_lossy(&out.stderr).contains("bridge children interfaces")
+            let words = String::from_utf8_lossy(&out.stderr);
+            words.contains("bridge children interfaces")
+                || words.contains("dnsmasq: failed to create listening socket")
         };
         let mut out = self.home.run(&all);
         for _ in 0..20 {
             if out.status.success() || !raced(&out) {
                 break;
             }
+            std::thread::sleep(std::time::Duration::from_millis(50));
             out = self.home.run(&all);
         }
         let out = support::output(&all, out);

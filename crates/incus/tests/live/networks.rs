@@ -1,6 +1,8 @@
 //! Networks, access control lists, forwards, zones; profiles, projects and other plain collections by the same cycle.
 
 use boxrig_incus::{Collection, Create, Delete, Listed, Merge, Patch, Read, Rename, Replace};
+use std::time::Duration;
+
 use boxrig_wire::Kind;
 use serde_json::{Value, json};
 
@@ -96,13 +98,18 @@ where
 }
 
 /// Asked again when the daemon has met itself: one that stops a bridge looks at every interface of the machine, and fails when
-/// another test's has just gone.
+/// another test's has just gone. Then its DHCP server may still hold the address.
 async fn steady<T: std::fmt::Debug>(call: impl AsyncFn() -> boxrig_wire::Result<T>) -> T {
+    const MET: [&str; 2] = [
+        "bridge children interfaces",
+        "dnsmasq: failed to create listening socket",
+    ];
     let mut tries = 0;
     loop {
         match call().await {
-            Err(e) if tries < 20 && format!("{e:?}").contains("bridge children interfaces") => {
+            Err(e) if tries < 20 && MET.iter().any(|m| format!("{e:?}").contains(m)) => {
                 tries += 1;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
             done => return done.unwrap(),
         }
