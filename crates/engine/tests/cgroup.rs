@@ -198,7 +198,7 @@ fn groups_are_stored_found_and_swept() {
     let kept = scope.0.create(&id("kept")).unwrap();
     println!("made in {:?}", started.elapsed());
     let left = scope.0.create(&id("left")).unwrap();
-    let mut child = shell(&left, "sleep 100");
+    let mut child = shell(&left, "exec sleep 100");
     assert_eq!(left.pids(), [child.id() as i32]);
 
     // A server that comes later finds the group again by its record.
