@@ -74,6 +74,9 @@ impl Frame {
 /// Frames with a larger payload are refused (the largest seen in use is 1 MiB).
 pub const MAX_PAYLOAD: usize = 16 * 1024 * 1024;
 
+/// How much is read from a connection at a time: at first, and at most once reads have filled their room.
+const ROOM: (usize, usize) = (8 * 1024, 128 * 1024);
+
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
@@ -124,7 +127,6 @@ impl Decoder {
             at += 4;
         }
         if buf.len() < at + len {
-            buf.reserve(at + len - buf.len());
             return Ok(None);
         }
         let mut key = [0; 4];
@@ -292,6 +294,7 @@ pub struct Reader {
     io: ReadHalf<Box<dyn Duplex>>,
     decoder: Decoder,
     buffer: BytesMut,
+    room: usize,
     writer: Writer,
     answer_pings: bool,
 }
@@ -328,7 +331,8 @@ impl WebSocket {
         let reader = Reader {
             io: read,
             decoder: Decoder::default(),
-            buffer: BytesMut::with_capacity(8 * 1024),
+            buffer: BytesMut::new(),
+            room: ROOM.0,
             writer: writer.clone(),
             answer_pings: true,
         };
@@ -389,7 +393,16 @@ impl Reader {
                 }
                 return Ok(Some(frame));
             }
-            if self.io.read_buf(&mut self.buffer).await? == 0 {
+            // Without room for more than a frame each takes two reads, one for its head and one for the rest.
+            if self.buffer.capacity() - self.buffer.len() < self.room / 2 {
+                self.buffer.reserve(self.room);
+            }
+            let spare = self.buffer.capacity() - self.buffer.len();
+            let read = self.io.read_buf(&mut self.buffer).await?;
+            if read == spare {
+                self.room = (self.room * 2).min(ROOM.1);
+            }
+            if read == 0 {
                 return if self.buffer.is_empty() {
                     Ok(None)
                 } else {
@@ -580,6 +593,65 @@ mod tests {
         assert_eq!(client.next().await.unwrap(), Some(ping));
         assert_eq!(client.next().await.unwrap(), Some(Frame::text("last")));
         assert_eq!(client.next().await.unwrap(), None);
+    }
+
+    /// Frames that come fast are not read one by one: a read of a head, a read of a rest, and memory for each.
+    #[tokio::test]
+    async fn many_frames_take_few_reads() {
+        struct Counted(tokio::io::DuplexStream, Arc<std::sync::atomic::AtomicUsize>);
+        impl tokio::io::AsyncRead for Counted {
+            fn poll_read(
+                mut self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                buf: &mut tokio::io::ReadBuf<'_>,
+            ) -> std::task::Poll<io::Result<()>> {
+                self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                std::pin::Pin::new(&mut self.0).poll_read(cx, buf)
+            }
+        }
+        impl tokio::io::AsyncWrite for Counted {
+            fn poll_write(
+                mut self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                data: &[u8],
+            ) -> std::task::Poll<io::Result<usize>> {
+                std::pin::Pin::new(&mut self.0).poll_write(cx, data)
+            }
+            fn poll_flush(
+                mut self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<io::Result<()>> {
+                std::pin::Pin::new(&mut self.0).poll_flush(cx)
+            }
+            fn poll_shutdown(
+                mut self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<io::Result<()>> {
+                std::pin::Pin::new(&mut self.0).poll_shutdown(cx)
+            }
+        }
+        const FRAMES: usize = 400;
+        let (near, far) = tokio::io::duplex(16 << 20);
+        let mut server = WebSocket::server(Box::new(far));
+        for _ in 0..FRAMES {
+            server
+                .send(Frame::binary(vec![1; 32 * 1024]))
+                .await
+                .unwrap();
+        }
+        drop(server);
+        let reads = Arc::default();
+        let mut client = WebSocket::client(Box::new(Counted(near, Arc::clone(&reads))));
+        let mut frames = 0;
+        while let Some(frame) = client.next().await.unwrap() {
+            assert_eq!(frame, Frame::binary(vec![1; 32 * 1024]));
+            frames += 1;
+        }
+        let reads = reads.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(
+            frames == FRAMES && reads < FRAMES / 2,
+            "{frames} frames in {reads} reads"
+        );
     }
 
     fn frame() -> impl Strategy<Value = Frame> {
