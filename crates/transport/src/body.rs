@@ -171,8 +171,12 @@ impl Inbound {
         }
     }
 
-    /// Reads it whole.
-    pub(crate) async fn collect(mut self, limit: usize) -> Result<Bytes, Error> {
+    /// Hands on what comes, to its end.
+    pub(crate) async fn each(
+        &mut self,
+        limit: usize,
+        mut take: impl FnMut(Bytes) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         use http_body_util::BodyExt;
         let too_large = || {
             Error::new(
@@ -180,12 +184,10 @@ impl Inbound {
                 format!("the reply is larger than {limit} bytes"),
             )
         };
-        let announced = self.size_hint().lower();
-        if announced > limit as u64 {
+        if self.size_hint().lower() > limit as u64 {
             return Err(too_large());
         }
-        let mut first = Bytes::new();
-        let mut rest = BytesMut::new();
+        let mut size = 0;
         while let Some(frame) = self.frame().await {
             let frame = frame.map_err(|e| match e.downcast::<Error>() {
                 Ok(e) => *e,
@@ -194,22 +196,36 @@ impl Inbound {
             let Ok(data) = frame.into_data() else {
                 continue;
             };
-            if first.len().max(rest.len()) + data.len() > limit {
+            size += data.len();
+            if size > limit {
                 return Err(too_large());
             }
+            take(data)?;
+        }
+        Ok(())
+    }
+
+    /// Reads it whole.
+    pub(crate) async fn collect(mut self, limit: usize) -> Result<Bytes, Error> {
+        // What a server announces is believed only so far.
+        let announced = usize::try_from(self.size_hint().lower()).unwrap_or(0);
+        let known = announced.min(1 << 20);
+        let mut first = Bytes::new();
+        let mut rest = BytesMut::new();
+        self.each(limit, |data| {
             // One chunk, the usual case, is handed on without a copy.
             if first.is_empty() && rest.is_empty() {
                 first = data;
-                continue;
+                return Ok(());
             }
             if rest.is_empty() {
-                // What a server announces is believed only so far.
-                let known = usize::try_from(announced).unwrap_or(0).min(1 << 20);
                 rest.reserve(known.max(first.len() + data.len()));
                 rest.extend_from_slice(&std::mem::take(&mut first));
             }
             rest.extend_from_slice(&data);
-        }
+            Ok(())
+        })
+        .await?;
         Ok(if rest.is_empty() {
             first
         } else {

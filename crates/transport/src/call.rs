@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use boxrig_wire::{
-    Decision, Delivery, Error, Idempotency, Kind, Outgoing, Phase, ReplyShape, Result, RetryPolicy,
-    WireBody,
+    Decision, Delivery, Error, HasRead, Idempotency, Kind, Outgoing, Phase, ReadReply, ReplyShape,
+    Result, RetryPolicy, WireBody,
 };
 use http::header::LOCATION;
 use http::{Method, Response, StatusCode};
@@ -29,6 +29,7 @@ pub(crate) struct Call<'a> {
     idempotency: Idempotency,
     retry: RetryPolicy,
     reply_limit: usize,
+    read: Option<ReadReply>,
     timeout: Option<Duration>,
     deadline: Option<Instant>,
     attempts: u32,
@@ -61,6 +62,7 @@ impl<'a> Call<'a> {
             idempotency: out.idempotency,
             retry: out.retry,
             reply_limit: out.reply_limit,
+            read: parts.extensions.get().copied(),
             timeout: out.timeout,
             deadline: out.timeout.and_then(|t| Instant::now().checked_add(t)),
             attempts: 1,
@@ -203,10 +205,21 @@ impl<'a> Call<'a> {
     }
 
     async fn whole(&mut self, answer: Answer) -> Next {
-        let (parts, body) = answer.response.into_parts();
-        match body.collect(self.reply_limit).await {
-            Ok(bytes) => Next::Done(Ok(Response::from_parts(parts, WireBody::full(bytes)))),
-            // Too large stays too large.
+        let (mut parts, mut body) = answer.response.into_parts();
+        let read = match self.read.filter(|_| parts.status.is_success()) {
+            None => body.collect(self.reply_limit).await.map(WireBody::full),
+            Some(read) => {
+                let mut reader = read.begin();
+                let read = body.each(self.reply_limit, |piece| reader.read(&piece));
+                read.await.map(|()| {
+                    parts.extensions.insert(HasRead::new(reader));
+                    WireBody::empty()
+                })
+            }
+        };
+        match read {
+            Ok(body) => Next::Done(Ok(Response::from_parts(parts, body))),
+            // What is too large, or wrong, stays so.
             Err(error) => {
                 let permanent = error.kind() == Kind::Protocol;
                 if permanent {

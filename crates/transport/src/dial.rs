@@ -12,6 +12,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower_service::Service;
 
+use crate::filled::Filled;
 use crate::proxy::{Gateway, Proxies};
 use crate::tls::{Tls, handshake_error};
 
@@ -152,7 +153,7 @@ impl Dialer {
             })?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok(Dialed {
-            io: Box::new(stream),
+            io: Box::new(Filled::new(stream)),
             h2,
         })
     }

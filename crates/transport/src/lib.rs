@@ -28,6 +28,7 @@ mod body;
 mod budget;
 mod call;
 mod dial;
+mod filled;
 mod http;
 mod in_process;
 mod meter;

@@ -34,6 +34,7 @@
 //! on purpose is listed in `api/vergeos-differences.tsv`. Without the feature `client` there are only the types and
 //! descriptions; `transport`, the default, adds boxrig's own network.
 
+mod cells;
 #[cfg(feature = "client")]
 pub mod client;
 #[doc(hidden)]
@@ -47,6 +48,8 @@ pub mod member;
 pub mod ops;
 pub mod projection;
 mod protocol;
+#[cfg(feature = "client")]
+mod reader;
 mod record;
 #[cfg(feature = "client")]
 mod reply;

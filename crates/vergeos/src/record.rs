@@ -1,15 +1,15 @@
 //! Rows as they are held: one cell for each column of the row's type, the unknown columns beside them.
 //!
-//! A row type has a table of columns, from which its projection follows. Cells are small and in the columns' order, so ten thousand
-//! rows cost little more than their texts; "not asked for", `null` and a value stay three things.
+//! A row type has a table of columns, from which its projection follows. A record is one piece of memory, so ten thousand rows
+//! cost little more than their texts; "not asked for", `null` and a value stay three things.
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::Key;
+use crate::cells::{Cell, Cells, Packed};
 
 /// A column of a row type.
 #[derive(Clone, Copy, Debug)]
@@ -18,18 +18,6 @@ pub struct Column {
     pub name: &'static str,
     /// The projection's entry; empty for a column that is not asked for by default.
     pub entry: &'static str,
-}
-
-#[derive(Clone, Debug, Default, PartialEq)]
-enum Cell {
-    #[default]
-    Absent,
-    Null,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    Text(Box<str>),
-    Other(Box<Value>),
 }
 
 /// A type of rows.
@@ -73,52 +61,58 @@ pub trait RowType: Sized + Clone + fmt::Debug + Serialize + Send + Sync + 'stati
 #[derive(Clone)]
 pub struct Record {
     columns: &'static [Column],
-    cells: Box<[Cell]>,
+    cells: Packed,
     extra: Option<Box<Map<String, Value>>>,
 }
 
 impl Record {
     /// Nothing in any column.
     pub fn empty(columns: &'static [Column]) -> Self {
-        Self {
-            columns,
-            cells: vec![Cell::Absent; columns.len()].into(),
-            extra: None,
-        }
+        Self::from_map(columns, Map::new())
     }
     /// The columns of a map; those that the type does not know are kept.
     pub fn from_map(columns: &'static [Column], map: Map<String, Value>) -> Self {
-        let mut record = Self::empty(columns);
+        let mut cells = Cells::new(columns.len());
+        let mut extra: Option<Box<Map<String, Value>>> = None;
         for (name, value) in map {
-            record.put(&name, value.into());
-        }
-        record
-    }
-    fn put(&mut self, name: &str, cell: Cell) {
-        match find(self.columns, name).and_then(|i| self.cells.get_mut(i)) {
-            Some(place) => *place = cell,
-            None => {
-                let extra = self.extra.get_or_insert_default();
-                extra.insert(name.to_owned(), cell.into_value().unwrap_or_default());
+            match find(columns, &name) {
+                Some(at) => cells.put(at, &value),
+                None => {
+                    extra.get_or_insert_default().insert(name, value);
+                }
             }
         }
+        Self::packed(columns, cells.pack(), extra)
     }
-    fn cell(&self, name: &str) -> &Cell {
-        find(self.columns, name)
-            .and_then(|i| self.cells.get(i))
-            .unwrap_or(&Cell::Absent)
+    pub(crate) fn packed(
+        columns: &'static [Column],
+        cells: Packed,
+        extra: Option<Box<Map<String, Value>>>,
+    ) -> Self {
+        Self {
+            columns,
+            cells,
+            extra,
+        }
+    }
+    fn cell(&self, name: &str) -> Cell<'_> {
+        match find(self.columns, name) {
+            Some(at) => self.cells.get(self.columns.len(), at),
+            None => Cell::Absent,
+        }
     }
 
     /// The value of any column; `None` when it was not in the reply.
     pub fn get(&self, name: &str) -> Option<Value> {
         match self.cell(name) {
             Cell::Absent => self.extra.as_ref()?.get(name).cloned(),
-            cell => cell.clone().into_value(),
+            cell => cell.into_value(),
         }
     }
     /// Whether the column was in the reply, be it as `null`.
     pub fn has(&self, name: &str) -> bool {
-        self.get(name).is_some()
+        let extra = || self.extra.as_ref().is_some_and(|e| e.contains_key(name));
+        !matches!(self.cell(name), Cell::Absent) || extra()
     }
     /// A text; `None` also for `null` and for what is no text.
     pub fn text(&self, name: &str) -> Option<&str> {
@@ -130,10 +124,10 @@ impl Record {
     /// A whole number, written as one or in a text.
     pub fn int(&self, name: &str) -> Option<i64> {
         match self.cell(name) {
-            Cell::Int(n) => Some(*n),
-            Cell::Bool(b) => Some((*b).into()),
+            Cell::Int(n) => Some(n),
+            Cell::Bool(b) => Some(b.into()),
             // The platform writes some counts as 3.0.
-            Cell::Float(n) if n.fract() == 0.0 && n.abs() < 9e15 => Some(*n as i64),
+            Cell::Float(n) if n.fract() == 0.0 && n.abs() < 9e15 => Some(n as i64),
             Cell::Text(text) => text.trim().parse().ok(),
             _ => None,
         }
@@ -141,8 +135,8 @@ impl Record {
     /// A number.
     pub fn float(&self, name: &str) -> Option<f64> {
         match self.cell(name) {
-            Cell::Float(n) => Some(*n),
-            Cell::Int(n) => Some(*n as f64),
+            Cell::Float(n) => Some(n),
+            Cell::Int(n) => Some(n as f64),
             Cell::Text(text) => text.trim().parse().ok(),
             _ => None,
         }
@@ -150,15 +144,15 @@ impl Record {
     /// Yes or no; the platform also writes 1 and 0.
     pub fn flag(&self, name: &str) -> Option<bool> {
         match self.cell(name) {
-            Cell::Bool(b) => Some(*b),
-            Cell::Int(n) => Some(*n != 0),
+            Cell::Bool(b) => Some(b),
+            Cell::Int(n) => Some(n != 0),
             _ => None,
         }
     }
     /// A key, or the key half of a reference such as `vms/39`.
     pub fn key(&self, name: &str) -> Option<Key> {
         match self.cell(name) {
-            Cell::Int(n) => Some(Key::Number(*n)),
+            Cell::Int(n) => Some(Key::Number(n)),
             Cell::Text(text) => Key::of_reference(text),
             _ => None,
         }
@@ -199,8 +193,8 @@ impl Record {
     /// All columns that were in the reply.
     pub fn to_map(&self) -> Map<String, Value> {
         let mut map = Map::new();
-        for (column, cell) in self.columns.iter().zip(&self.cells) {
-            if let Some(value) = cell.clone().into_value() {
+        for (at, column) in self.columns.iter().enumerate() {
+            if let Some(value) = self.cells.get(self.columns.len(), at).into_value() {
                 map.insert(column.name.to_owned(), value);
             }
         }
@@ -227,189 +221,9 @@ impl Serialize for Record {
     }
 }
 
-impl Cell {
-    fn into_value(self) -> Option<Value> {
-        Some(match self {
-            Self::Absent => return None,
-            Self::Null => Value::Null,
-            Self::Bool(b) => b.into(),
-            Self::Int(n) => n.into(),
-            Self::Float(n) => n.into(),
-            Self::Text(text) => Value::String(text.into()),
-            Self::Other(value) => *value,
-        })
-    }
-}
-
-impl From<Value> for Cell {
-    fn from(value: Value) -> Self {
-        match value {
-            Value::Null => Self::Null,
-            Value::Bool(b) => Self::Bool(b),
-            Value::String(text) => Self::Text(text.into()),
-            Value::Number(n) => match (n.as_i64(), n.as_f64()) {
-                (Some(n), _) => Self::Int(n),
-                (None, Some(f)) if !n.is_u64() => Self::Float(f),
-                _ => Self::Other(Box::new(Value::Number(n))),
-            },
-            value => Self::Other(Box::new(value)),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Cell {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = Cell;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value")
-            }
-            fn visit_unit<E>(self) -> Result<Cell, E> {
-                Ok(Cell::Null)
-            }
-            fn visit_bool<E>(self, b: bool) -> Result<Cell, E> {
-                Ok(Cell::Bool(b))
-            }
-            fn visit_i64<E>(self, n: i64) -> Result<Cell, E> {
-                Ok(Cell::Int(n))
-            }
-            fn visit_u64<E>(self, n: u64) -> Result<Cell, E> {
-                Ok(match i64::try_from(n) {
-                    Ok(n) => Cell::Int(n),
-                    Err(_) => Cell::Other(Box::new(n.into())),
-                })
-            }
-            fn visit_f64<E>(self, n: f64) -> Result<Cell, E> {
-                Ok(Cell::Float(n))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Cell, E> {
-                Ok(Cell::Text(text.into()))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Cell, A::Error> {
-                let list =
-                    Vec::<Value>::deserialize(serde::de::value::SeqAccessDeserializer::new(seq))?;
-                Ok(Cell::Other(Box::new(Value::Array(list))))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Cell, A::Error> {
-                let map = Map::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                Ok(Cell::Other(Box::new(Value::Object(map))))
-            }
-        }
-        d.deserialize_any(V)
-    }
-}
-
 /// Where a column stands; the tables are sorted by name.
-fn find(columns: &[Column], name: &str) -> Option<usize> {
+pub(crate) fn find(columns: &[Column], name: &str) -> Option<usize> {
     columns.binary_search_by(|c| c.name.cmp(name)).ok()
-}
-
-/// Reads rows of one type. Rows of one reply have their columns in one order, so the order of the row before is tried first.
-struct Rows<R> {
-    order: Vec<usize>,
-    row: std::marker::PhantomData<R>,
-}
-
-const UNKNOWN: usize = usize::MAX;
-
-impl<'de, R: RowType> Visitor<'de> for &mut Rows<R> {
-    type Value = R;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a row of {}", R::TABLE)
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<R, A::Error> {
-        let mut record = Record::empty(R::COLUMNS);
-        let mut n = 0;
-        while let Some(at) = map.next_key_seed(Name(self, n))? {
-            let (index, unknown) = at;
-            match (record.cells.get_mut(index), unknown) {
-                (Some(cell), _) => *cell = map.next_value()?,
-                (None, name) => {
-                    let value = map.next_value::<Value>()?;
-                    let extra = record.extra.get_or_insert_default();
-                    extra.insert(name.unwrap_or_default(), value);
-                }
-            }
-            n += 1;
-        }
-        Ok(R::from_record(record))
-    }
-}
-
-impl<'de, R: RowType> DeserializeSeed<'de> for &mut Rows<R> {
-    type Value = R;
-    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<R, D::Error> {
-        d.deserialize_map(self)
-    }
-}
-
-/// The name of a column, as its place.
-struct Name<'a, R>(&'a mut Rows<R>, usize);
-
-impl<'de, R: RowType> DeserializeSeed<'de> for Name<'_, R> {
-    type Value = (usize, Option<String>);
-    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Self::Value, D::Error> {
-        d.deserialize_str(self)
-    }
-}
-
-impl<'de, R: RowType> Visitor<'de> for Name<'_, R> {
-    type Value = (usize, Option<String>);
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a column")
-    }
-    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        let Self(rows, n) = self;
-        if let Some(&at) = rows.order.get(n)
-            && R::COLUMNS.get(at).is_some_and(|c| c.name == name)
-        {
-            return Ok((at, None));
-        }
-        let at = find(R::COLUMNS, name).unwrap_or(UNKNOWN);
-        if n >= rows.order.len() {
-            rows.order.resize(n + 1, UNKNOWN);
-        }
-        if let Some(place) = rows.order.get_mut(n) {
-            *place = at;
-        }
-        Ok((at, (at == UNKNOWN).then(|| name.to_owned())))
-    }
-}
-
-/// An array of rows, or the one object that singletons answer.
-#[cfg(feature = "client")]
-pub(crate) struct RowList<R>(pub(crate) Vec<R>);
-
-#[cfg(feature = "client")]
-impl<'de, R: RowType> Deserialize<'de> for RowList<R> {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct V<R>(Rows<R>);
-        impl<'de, R: RowType> Visitor<'de> for V<R> {
-            type Value = RowList<R>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "rows of {}", R::TABLE)
-            }
-            fn visit_unit<E>(self) -> Result<Self::Value, E> {
-                Ok(RowList(Vec::new()))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut rows = Vec::new();
-                while let Some(row) = seq.next_element_seed(&mut self.0)? {
-                    rows.push(row);
-                }
-                rows.shrink_to_fit();
-                Ok(RowList(rows))
-            }
-            fn visit_map<A: MapAccess<'de>>(mut self, map: A) -> Result<Self::Value, A::Error> {
-                (&mut self.0).visit_map(map).map(|row| RowList(vec![row]))
-            }
-        }
-        d.deserialize_any(V(Rows {
-            order: Vec::new(),
-            row: std::marker::PhantomData,
-        }))
-    }
 }
 
 /// Declares row types. Columns are sorted by name; the third word of a getter says how a column is read. In braces of

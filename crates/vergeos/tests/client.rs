@@ -3,7 +3,7 @@
 
 mod common;
 
-use boxrig_vergeos::{Client, Wait};
+use boxrig_vergeos::{Client, RowType, Wait};
 use boxrig_wire::Kind;
 use common::{Reply, Script};
 use serde_json::json;
@@ -115,6 +115,44 @@ async fn without_auto_connect_nothing_is_sent_before() {
     assert!(script.seen().is_empty());
     client.connect().await.unwrap();
     client.vms().list().await.unwrap();
+}
+
+/// Rows are read as they come; those of a reply that broke off do not come twice.
+#[tokio::test]
+async fn a_list_that_breaks_off_is_begun_again() {
+    let rows: Vec<_> = (1..=2000)
+        .map(|n| json!({"$key": n, "name": format!("vm{n}"), "cpu_cores": 2, "new": n}))
+        .collect();
+    let wanted = rows.clone();
+    let script = Script::new(move |_, n| {
+        let reply = Reply::ok(json!(rows));
+        match n {
+            0 | 2 | 4 => reply.cut(1000),
+            // Not for lack of the end, but for what is in it: that is not asked for again.
+            6 => Reply::ok(json!([{"$key": 1}, 2])),
+            _ => reply,
+        }
+    })
+    .await;
+    let client = script.client();
+    let members = client.vms().list().await.unwrap();
+    assert_eq!(serde_json::to_value(&members).unwrap(), json!(wanted));
+    let query = boxrig_vergeos::Query::new();
+    let table = client.table::<boxrig_vergeos::rows::Vm>();
+    let listed = table.list(query.clone()).await.unwrap();
+    assert_eq!(listed.len(), wanted.len());
+    assert_eq!(listed[1999].record().get("new"), Some(json!(2000)));
+    assert_eq!(script.seen().len(), 4);
+    let once = script.builder().retry_total(0).build().unwrap();
+    let table = once.table::<boxrig_vergeos::rows::Vm>();
+    let e = table.list(query.clone()).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::Transport, "{e}");
+    table.list(query.clone()).await.unwrap();
+    let table = client.table::<boxrig_vergeos::rows::Vm>();
+    let e = table.list(query).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::Protocol, "{e}");
+    assert!(e.to_string().contains("row 2"), "{e}");
+    assert_eq!(script.seen().len(), 7);
 }
 
 /// Every exception class of the vendor's SDK is one kind.

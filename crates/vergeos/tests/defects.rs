@@ -30,7 +30,7 @@ async fn d02_a_write_that_may_have_happened_is_not_sent_again() {
     let e = script.client().vms().create("web").await.unwrap_err();
     assert_eq!(e.kind(), Kind::Failed);
     assert_eq!(script.seen().len(), 1);
-    let script = Script::new(|_, _| Reply(0, Vec::new())).await;
+    let script = Script::new(|_, _| Reply::empty(0)).await;
     let e = script.client().vms().at(1).power_on().await.unwrap_err();
     assert_eq!(e.kind(), Kind::OutcomeUnknown);
     assert_eq!(
@@ -45,7 +45,7 @@ async fn d02_a_write_that_may_have_happened_is_not_sent_again() {
 
 #[tokio::test]
 async fn d03_a_web_page_is_a_typed_error() {
-    let script = Script::new(|_, _| Reply(200, b"<html>log in</html>".to_vec())).await;
+    let script = Script::new(|_, _| Reply::bytes(b"<html>log in</html>")).await;
     let e = script.client().networks().list().await.unwrap_err();
     assert_eq!(e.kind(), Kind::Protocol);
     assert!(e.body().unwrap().to_string().contains("log in"));
@@ -400,7 +400,7 @@ async fn d18_an_upload_goes_on_where_it_stopped() {
 async fn d18_a_download_takes_the_place_of_a_file_in_one_step() {
     let script = Script::new(|s, _| {
         assert!(s.query.contains("download=1"), "{}", s.query);
-        Reply(200, b"content".to_vec())
+        Reply::bytes(b"content")
     })
     .await;
     let dir = tempfile::tempdir().unwrap();

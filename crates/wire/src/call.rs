@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri};
 use crate::reply::DecodeError;
 use crate::{
     BoxFuture, Decoding, Endpoint, Error, Idempotency, Kind, Meta, PathTemplate, Protocol,
-    ReplyCodec, ReplyShape, Request, Result, RetryPolicy, WireBody,
+    ReadReply, ReplyCodec, ReplyShape, Request, Result, RetryPolicy, WireBody,
 };
 
 /// A limit in time that can also be "none", told apart from "as usual".
@@ -94,6 +94,7 @@ impl Outgoing {
         *request.method_mut() = self.request.method().clone();
         *request.uri_mut() = self.request.uri().clone();
         *request.headers_mut() = self.request.headers().clone();
+        *request.extensions_mut() = self.request.extensions().clone();
         Some(Self {
             request,
             operation: self.operation,
@@ -296,7 +297,10 @@ impl Caller {
             decode_error: <E::Protocol as Protocol>::decode_error,
             limit: self.reply_limit,
         };
-        let request = request.encode(self.base.prefix())?;
+        let mut request = request.encode(self.base.prefix())?;
+        if let Some(make) = E::Reply::reader() {
+            request.extensions_mut().insert(ReadReply::new(make, cx));
+        }
         let response = self.send(request, E::META, options).await?;
         E::Reply::decode(response, cx)
             .await

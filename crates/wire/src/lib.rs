@@ -34,6 +34,7 @@ mod paging;
 mod params;
 mod patch;
 mod path;
+mod reader;
 mod reply;
 mod retry;
 mod secret;
@@ -54,6 +55,7 @@ pub use paging::pages;
 pub use params::{NoParams, ParamError, Params, Value};
 pub use patch::Patch;
 pub use path::{PathError, PathTemplate, PathValues};
+pub use reader::{HasRead, MakeReader, ReadReply, ReplyReader};
 pub use reply::{
     Acceptor, ByteReply, DecodeError, Decoding, Delivery, Duplex, Empty, JsonReply, ReplyCodec,
     Socket, Upgrade, UpgradeSlot, UpgradeToken,

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{BoxFuture, Error, Kind, Meta, ReplyShape, Result, WebSocket, WireBody};
+use crate::{BoxFuture, Error, Kind, MakeReader, Meta, ReplyShape, Result, WebSocket, WireBody};
 
 /// Both directions of a connection after an upgrade.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -142,6 +142,11 @@ impl Decoding {
 pub trait ReplyCodec: Sized + Send {
     /// Its form.
     const SHAPE: ReplyShape;
+    /// Reads it while it comes. What was read is then in [`HasRead`](crate::HasRead) when [`decode`](Self::decode) is called;
+    /// where the transport did not, the body is there as ever.
+    fn reader() -> Option<MakeReader> {
+        None
+    }
     /// Reads it.
     fn decode(response: Response<WireBody>, cx: Decoding) -> BoxFuture<'static, Result<Self>>;
     /// Writes it.

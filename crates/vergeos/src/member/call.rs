@@ -149,10 +149,7 @@ impl<T: Outcome> IntoFuture for Call<T> {
     type Output = Result<T>;
     type IntoFuture = BoxFuture<'static, Result<T>>;
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let ran = run::run(self.invocation).await?;
-            T::from_ran(ran)
-        })
+        Box::pin(async move { T::from_ran(run::run(self.invocation, T::lister()).await?) })
     }
 }
 

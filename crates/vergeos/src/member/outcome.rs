@@ -1,16 +1,24 @@
 //! What a member gives back, made of the replies.
 
-use boxrig_wire::{Error, Kind, Result};
+use std::any::Any;
+
+use boxrig_wire::{BoxFuture, Error, Kind, Result};
 use bytes::Bytes;
 use serde_json::Value;
 
 use super::ran::Ran;
 use crate::client::Transferred;
-use crate::record::RowList;
+use crate::ops::ListQuery;
+use crate::reader::RowList;
 use crate::{Client, Key, RowType};
 
 /// A type that a member can give back.
 pub trait Outcome: Sized + Send + 'static {
+    /// Lists what is nothing but rows, so that they are read as they come.
+    #[doc(hidden)]
+    fn lister() -> Option<Lister> {
+        None
+    }
     /// Makes it of what was answered.
     ///
     /// # Errors
@@ -19,6 +27,11 @@ pub trait Outcome: Sized + Send + 'static {
     /// [`Kind::Protocol`] when the answer is of another form.
     fn from_ran(ran: Ran) -> Result<Self>;
 }
+
+/// Lists the rows of a table, as the type that a member gives back.
+#[doc(hidden)]
+pub(crate) type Lister =
+    fn(Client, String, ListQuery) -> BoxFuture<'static, Result<Box<dyn Any + Send + Sync>>>;
 
 fn form(ran: &Ran, what: &str) -> Error {
     Error::new(
@@ -56,8 +69,19 @@ fn rows<R: RowType>(ran: &Ran) -> Result<Vec<R>> {
 }
 
 impl<R: RowType> Outcome for Vec<R> {
-    fn from_ran(ran: Ran) -> Result<Self> {
-        rows(&ran)
+    fn lister() -> Option<Lister> {
+        Some(|client, table, query| {
+            Box::pin(async move {
+                let rows = client.rows::<R>(&table, query).await?;
+                Ok(Box::new(rows) as Box<dyn Any + Send + Sync>)
+            })
+        })
+    }
+    fn from_ran(mut ran: Ran) -> Result<Self> {
+        match ran.rows.take().map(|rows| rows.downcast()) {
+            Some(Ok(rows)) => Ok(*rows),
+            _ => rows(&ran),
+        }
     }
 }
 

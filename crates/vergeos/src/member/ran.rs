@@ -1,5 +1,7 @@
 //! What was answered, before it is given its type.
 
+use std::any::Any;
+
 use boxrig_wire::Result;
 use bytes::Bytes;
 use serde_json::Value;
@@ -35,6 +37,8 @@ pub struct Ran {
     pub(crate) asked: String,
     pub(crate) document: Option<Value>,
     pub(crate) content: Option<Bytes>,
+    /// The rows of the reply that is given back, read already as what they are given back as.
+    pub(crate) rows: Option<Box<dyn Any + Send + Sync>>,
     pub(crate) transferred: Option<Transferred>,
     pub(crate) client: Option<Client>,
 }
@@ -157,6 +161,7 @@ impl Ran {
             asked: run.asked(),
             document: Some(document),
             content: None,
+            rows: None,
             transferred: None,
             client: None,
         }

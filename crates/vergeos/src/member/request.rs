@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::catalogue::{Step, Way};
 use super::run::Run;
 use super::value::{Look, eval, plain, put};
-use crate::ops::ActionPost;
+use crate::ops::{ActionPost, ListQuery};
 use crate::{Filter, Row};
 
 /// The id of the operation that a step is.
@@ -216,6 +216,18 @@ pub(crate) struct Built {
 }
 
 impl Built {
+    /// What it says about a list.
+    pub(crate) fn list(&self) -> ListQuery {
+        let text = |name: &str| self.query.get(name).cloned();
+        let number = |name: &str| text(name)?.parse().ok();
+        ListQuery {
+            filter: text("filter"),
+            fields: text("fields"),
+            sort: text("sort"),
+            limit: number("limit"),
+            offset: number("offset"),
+        }
+    }
     /// Whether it carries nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.body.as_ref().is_none_or(Row::is_empty) && !self.query.contains_key("action")

@@ -1,5 +1,6 @@
 //! Carrying a member out: which way, which requests, what is checked between them.
 
+use std::any::Any;
 use std::fmt;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::call::Node;
 use super::catalogue::{self, Member, Step, Way};
-use super::outcome::same;
+use super::outcome::{Lister, same};
 use super::ran::{Picks, Ran, Reply};
 use super::send::parse;
 use super::value::{Look, eval, holds, plain};
@@ -64,7 +65,7 @@ impl Invocation {
 ///
 /// [`Kind::Invalid`] for arguments that are missing or unknown; the system's, by meaning.
 pub async fn invoke(invocation: Invocation) -> Result<Value> {
-    run(invocation).await?.into_value()
+    run(invocation, None).await?.into_value()
 }
 /// The state of a run.
 pub(crate) struct Run {
@@ -72,6 +73,9 @@ pub(crate) struct Run {
     pub(crate) member: Member,
     pub(crate) replies: Vec<Reply>,
     pick: Picks,
+    /// How the rows that are given back are listed, when that is all that is done with them.
+    lister: Option<Lister>,
+    rows: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Look for Run {
@@ -300,6 +304,8 @@ pub(crate) fn begin(mut invocation: Invocation) -> Result<Run> {
         member,
         replies: Vec::new(),
         pick: Vec::new(),
+        lister: None,
+        rows: None,
     })
 }
 
@@ -365,8 +371,16 @@ impl Run {
         let listed = step.method == "GET" && built.path.len() == 1;
         let table_name = built.path.first().cloned().unwrap_or_default();
         let wait = self.waits(step, &built);
-        let mut bytes;
-        let value = if let Some((wait, at)) = wait {
+        let mut bytes = Bytes::new();
+        let lister = self
+            .lister
+            .filter(|_| listed && !after_write && !unique && self.only_gives_back(way, step));
+        let value = if let Some(list) = lister {
+            // Ten thousand rows are read once, and not held as text besides.
+            let client = self.invocation.node.client.clone();
+            self.rows = Some(list(client, table_name.clone(), built.list()).await?);
+            Value::Null
+        } else if let Some((wait, at)) = wait {
             let (value, got) = self.poll(&built, wait, at).await?;
             bytes = got;
             value
@@ -382,13 +396,7 @@ impl Run {
                 tries += 1;
                 tokio::time::sleep(Duration::from_millis(100 << tries)).await;
             }
-            let last = way.steps.last().is_some_and(|s| s.id == step.id);
-            let typed = way.returns.get(1).and_then(Value::as_u64) == Some(step.id as u64);
-            // Ten thousand rows are not read twice: what is only given back is read there.
-            match last && typed && listed && self.member.pick.is_empty() && bytes.len() > 65536 {
-                true => Value::Null,
-                false => parse(&bytes)?,
-            }
+            parse(&bytes)?
         } else {
             let value = self.write(step, built).await?.value.unwrap_or_default();
             bytes = match &value {
@@ -408,6 +416,12 @@ impl Run {
             table: table_name,
         });
         self.check_scope(step)
+    }
+    /// Whether a step's reply is given back as it is, and nothing is looked up in it.
+    fn only_gives_back(&self, way: &Way, step: &Step) -> bool {
+        let last = way.steps.last().is_some_and(|s| s.id == step.id);
+        let returned = way.returns.get(1).and_then(Value::as_u64) == Some(step.id as u64);
+        last && returned && self.member.pick.is_empty() && self.member.keep.is_empty()
     }
     /// A row of another parent is refused before anything is done to it.
     fn check_scope(&self, step: &Step) -> Result<()> {
@@ -470,7 +484,7 @@ fn columns(value: &Value, out: &mut Vec<(String, String)>) {
     }
 }
 /// Carries a member out.
-pub(crate) async fn run(invocation: Invocation) -> Result<Ran> {
+pub(crate) async fn run(invocation: Invocation, lister: Option<Lister>) -> Result<Ran> {
     let mut run = begin(invocation)?;
     if let Some(special) = run.member.special.clone()
         && let Some(ran) = super::special::run(&special, &mut run).await?
@@ -483,6 +497,7 @@ pub(crate) async fn run(invocation: Invocation) -> Result<Ran> {
     if run.member.kind == "property" && run.member.ways.iter().all(|w| w.steps.is_empty()) {
         return property(run).await;
     }
+    run.lister = lister;
     let way = run.way()?;
     run.learn(&way).await?;
     carry_out(run, way).await
@@ -568,6 +583,7 @@ pub(crate) fn finish(run: Run, way: &Way) -> Result<Ran> {
         member: run.member,
         document: None,
         content: None,
+        rows: run.rows,
         transferred: None,
         client: None,
     })

@@ -12,8 +12,8 @@ use super::run::Run;
 use super::value::Look;
 use crate::client::{Seen, Wait};
 use crate::ops::{
-    GetQuery, ListQuery, RowAction, RowApply, RowVerb, TableAction, TableCreate, TableDelete,
-    TableUpdate, TableVerb, WriteQuery, Written,
+    GetQuery, RowAction, RowApply, RowVerb, TableAction, TableCreate, TableDelete, TableUpdate,
+    TableVerb, WriteQuery, Written,
 };
 
 /// Tables whose rows say how far work has come: the column, what it says at the end, what it says on failure.
@@ -109,25 +109,13 @@ impl Run {
     pub(crate) async fn read(&self, built: &Built) -> Result<Bytes> {
         let mut path = built.path.iter();
         let table = path.next().cloned().unwrap_or_default();
-        let text = |name: &str| built.query.get(name).cloned();
-        let number = |name: &str| {
-            let text = text(name)?;
-            text.parse::<u64>().ok()
-        };
-        let list = ListQuery {
-            filter: text("filter"),
-            fields: text("fields"),
-            sort: text("sort"),
-            limit: number("limit"),
-            offset: number("offset"),
-        };
         let get = GetQuery {
-            fields: text("fields"),
+            fields: built.query.get("fields").cloned(),
             ..GetQuery::default()
         };
         let client = &self.invocation.node.client;
         client
-            .document(table, path.next().cloned(), list, get)
+            .document(table, path.next().cloned(), built.list(), get)
             .await
     }
 

@@ -322,7 +322,7 @@ async fn simulate(run: &Run) -> Result<Ran> {
     let mut invocation = Invocation::new(run.invocation.node.clone(), "create");
     invocation.args = run.invocation.args.clone();
     invocation.args.insert("simulate".to_owned(), true.into());
-    let error = match super::run::run(invocation).await {
+    let error = match super::run::run(invocation, None).await {
         Ok(_) => {
             return Err(Error::new(
                 Kind::Protocol,

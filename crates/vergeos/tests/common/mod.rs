@@ -32,18 +32,25 @@ impl Seen {
     }
 }
 
-/// What is answered: a status and a body; status 0 closes the connection without a word.
-pub(crate) struct Reply(pub(crate) u16, pub(crate) Vec<u8>);
+/// What is answered: a status and a body, of which so many bytes do not come; status 0 closes the connection without a word.
+pub(crate) struct Reply(pub(crate) u16, pub(crate) Vec<u8>, pub(crate) usize);
 
 impl Reply {
     pub(crate) fn json(status: u16, value: Value) -> Self {
-        Self(status, value.to_string().into_bytes())
+        Self(status, value.to_string().into_bytes(), 0)
+    }
+    /// Breaks off before the last bytes.
+    pub(crate) fn cut(self, missing: usize) -> Self {
+        Self(self.0, self.1, missing)
+    }
+    pub(crate) fn bytes(body: &[u8]) -> Self {
+        Self(200, body.to_vec(), 0)
     }
     pub(crate) fn ok(value: Value) -> Self {
         Self::json(200, value)
     }
     pub(crate) fn empty(status: u16) -> Self {
-        Self(status, Vec::new())
+        Self(status, Vec::new(), 0)
     }
 }
 
@@ -114,7 +121,7 @@ impl Script {
                         all.push(seen.clone());
                         all.len() - 1
                     };
-                    let Reply(status, body) = handler(&seen, n);
+                    let Reply(status, body, missing) = handler(&seen, n);
                     if status == 0 {
                         return;
                     }
@@ -123,7 +130,7 @@ impl Script {
                         body.len()
                     );
                     let _ = io.write_all(head.as_bytes()).await;
-                    let _ = io.write_all(&body).await;
+                    let _ = io.write_all(&body[..body.len() - missing]).await;
                     let _ = io.shutdown().await;
                 });
             }
