@@ -2,6 +2,7 @@
 
 mod checked;
 mod local;
+mod piped;
 mod sftp;
 mod tree;
 

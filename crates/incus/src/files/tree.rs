@@ -7,14 +7,15 @@ use boxrig_archive::ignore::Ignore;
 use boxrig_archive::pack::pack;
 use boxrig_archive::unpack::{Limits, OutsideLinks, unpack};
 use boxrig_archive::{LeftOut, Skipped};
-use boxrig_wire::{Error, Kind, Result, Untrusted};
+use boxrig_wire::{Error, Kind, Result};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 
 use super::local::blocking;
+use super::piped::{guest, nothing_ran};
 use super::{Files, OfInstance};
 use crate::client::Client;
-use crate::instances::{Exec, ExecEvent, exec_code};
+use crate::instances::{Exec, ExecEvent};
 
 /// How a directory is transferred.
 #[derive(Clone, Debug)]
@@ -123,38 +124,18 @@ impl Files<'_, OfInstance> {
 
     async fn push_tar(&self, local: &Path, path: &str) -> Result<TreeReport> {
         let exec = Exec::new(["sh", "-c", UNPACK, "sh", path]);
-        let mut session = self.client.instances().exec(self.instance(), exec).await?;
-        let mut output = Box::pin(session.output());
-        let input = session.input();
-        let (writer, mut packed) = Writer::new();
+        let (writer, packed) = Writer::new();
         let root = local.to_owned();
         let packer = blocking(move || pack(&root, &Ignore::default(), writer, &mut |_, _| {}));
-        let feed = async {
-            while let Some(chunk) = packed.recv().await {
-                if input.write(chunk).await.is_err() {
-                    // The guest's tar has ended: it says why below. Dropping the channel ends the packer.
-                    packed.close();
-                    return;
-                }
-            }
-            let _ = input.end().await;
-        };
-        let words = async {
-            let mut words = Vec::new();
-            while let Some(event) = output.next().await {
-                if let (Ok(ExecEvent::Stderr(b) | ExecEvent::Stdout(b)), true) =
-                    (event, words.len() < 16 * 1024)
-                {
-                    words.extend_from_slice(&b);
-                }
-            }
-            words
-        };
-        let (packed, (), words) = tokio::join!(packer, feed, words);
-        drop(output);
-        let code = session.exit_code().await?;
+        // A guest's tar that has ended before drops the channel, and that ends the packer.
+        let pieces = stream::unfold(packed, |mut packed| async move {
+            let piece = packed.recv().await?;
+            Some((Ok(Bytes::from(piece)), packed))
+        });
+        let (packed, fed) = tokio::join!(packer, self.feed(exec, pieces));
+        let (code, words) = fed?;
         if code != 0 {
-            return Err(guest(code, &words, "unpack"));
+            return Err(by_tar(code, &words, "unpack"));
         }
         let packed = packed?;
         Ok(TreeReport::of(
@@ -190,7 +171,7 @@ impl Files<'_, OfInstance> {
         let Some(first) = first else {
             drop(output);
             let code = session.exit_code().await?;
-            return Err(guest(code, &words, "pack"));
+            return Err(by_tar(code, &words, "pack"));
         };
         let (to, from) = channel::channel();
         let limits = Limits {
@@ -219,7 +200,7 @@ impl Files<'_, OfInstance> {
                         drop(output);
                         let code = session.exit_code().await?;
                         if code != 0 {
-                            return Err(guest(code, &words, "pack"));
+                            return Err(by_tar(code, &words, "pack"));
                         }
                         // Only an archive whose tar has said that it is whole is at its end.
                         let _ = to.send(Message::End).await;
@@ -246,27 +227,14 @@ const NO_TAR: &str = "the guest has no tar";
 
 /// Whether another way is worth trying: nothing ran in the guest.
 fn no_tar(e: &Error) -> bool {
-    e.message() == NO_TAR
-        || exec_code(e).is_some()
-        || (e.kind() == Kind::Conflict && e.operation() == Some("instance_exec_post"))
+    e.message() == NO_TAR || nothing_ran(e)
 }
 
-fn guest(code: i32, words: &[u8], what: &str) -> Error {
-    if matches!(code, 126 | 127) {
-        return Error::new(Kind::Unsupported, NO_TAR);
+fn by_tar(code: i32, words: &[u8], what: &str) -> Error {
+    match code {
+        126 | 127 => Error::new(Kind::Unsupported, NO_TAR),
+        _ => guest(code, words, what),
     }
-    let words = String::from_utf8_lossy(words).trim().to_owned();
-    let kind = match words.as_str() {
-        w if w.contains("No such file") => Kind::NotFound,
-        w if w.contains("Permission denied") => Kind::Denied,
-        w if w.contains("No space left") => Kind::Quota,
-        _ => Kind::Failed,
-    };
-    Error::new(
-        kind,
-        format!("the guest could not {what} (exit code {code})"),
-    )
-    .with_server_message(Untrusted::new(words))
 }
 
 pub(super) async fn connect(

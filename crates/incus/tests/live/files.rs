@@ -135,6 +135,30 @@ async fn local_files_go_and_come_back() {
     assert!(fs::read(&to).unwrap() == content);
     let e = files.sha256("/root/none").await.unwrap_err();
     assert_eq!(e.kind(), Kind::NotFound, "{e}");
+    // Through a command's input; a name is no shell's. The mode is ours, also of what is there with another.
+    for (mode, wanted) in [
+        (FileMode::new().mode(0o640), "640"),
+        (FileMode::new(), "644"),
+    ] {
+        let sent = files.send(&from, "/root/p 'i\"$(x)", mode).await.unwrap();
+        assert_eq!(sent, content.len() as u64);
+        let seen = [
+            "exec",
+            &guest.name,
+            "--",
+            "stat",
+            "-c",
+            "%a %u %s",
+            "/root/p 'i\"$(x)",
+        ];
+        let seen = said(&seen).await;
+        assert_eq!(seen.trim(), format!("{wanted} 0 {}", content.len()));
+        assert_eq!(files.sha256("/root/p 'i\"$(x)").await.unwrap(), here);
+    }
+    for (path, kind) in [("/root/no/file", Kind::NotFound), ("/root", Kind::Invalid)] {
+        let e = files.send(&from, path, FileMode::new()).await.unwrap_err();
+        assert_eq!(e.kind(), kind, "{e:?}");
+    }
     // What cannot be read leaves what was there.
     fs::write(&to, "mine").unwrap();
     assert_eq!(

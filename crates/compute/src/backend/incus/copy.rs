@@ -39,7 +39,7 @@ impl Incus {
             let options = TreeOptions::default();
             return Ok(report(files.push_tree(local, remote, &options).await?));
         }
-        let bytes = files.upload(local, remote, FileMode::new()).await?;
+        let bytes = files.send(local, remote, FileMode::new()).await?;
         // The server says how much of it has arrived; a body that was cut off is no file.
         let there = files.info(remote).await?;
         if there.size != Some(bytes) {
