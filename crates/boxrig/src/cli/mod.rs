@@ -8,6 +8,7 @@ mod native;
 mod output;
 mod paths;
 mod progress;
+mod pump;
 mod secret;
 mod session;
 mod terminal;

@@ -300,6 +300,8 @@ pub(crate) fn list(
             if turned { order.reverse() } else { order }
         });
     }
+    // Standard output is written line by line otherwise.
+    let out = &mut io::BufWriter::new(out);
     match style.format {
         Format::Json => json(out, &picked(style, rows)),
         Format::Yaml => yaml(out, &picked(style, rows)),
@@ -308,7 +310,8 @@ pub(crate) fn list(
             .iter()
             .try_for_each(|row| writeln!(out, "{}", escape_line(&name(row)))),
         Format::Table | Format::Wide => table(out, style, &shown(style, columns), &rows),
-    }
+    }?;
+    out.flush()
 }
 
 /// Prints one row: JSON and YAML as an object, a table as lines of "title: value".

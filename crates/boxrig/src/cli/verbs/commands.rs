@@ -10,11 +10,12 @@ use boxrig_compute::{
 use boxrig_wire::{Error, Kind, Result};
 use bytes::Bytes;
 use clap::ArgMatches;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 
 use super::{option, pairs, text, texts};
 use crate::cli::exit::{Failure, Outcome};
 use crate::cli::progress;
+use crate::cli::pump::Pump;
 use crate::cli::session::Session;
 use crate::cli::terminal::{self, Asked, Raw, Signals};
 
@@ -238,19 +239,19 @@ async fn interact(
             let _ = control.close().await;
         })
     });
-    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+    let pump = Pump::start();
     let mut interrupts = 0;
     let ended = loop {
         tokio::select! {
             event = session.next() => match event {
                 Some(Ok(ExecEvent::Stdout(data))) => {
-                    if !written(&mut stdout, &data).await {
-                        // Nobody reads any more; dropping the session ends the command.
+                    if !pump.stdout(data).await {
+                        // Nobody reads any more; dropping the session ends the command. The pump says more below.
                         break Ok(Ended::Left(141));
                     }
                 }
                 Some(Ok(ExecEvent::Stderr(data))) => {
-                    written(&mut stderr, &data).await;
+                    pump.stderr(data).await;
                 }
                 Some(Ok(ExecEvent::Exit(status))) => break Ok(Ended::Exit(status)),
                 Some(Ok(_)) => {}
@@ -285,9 +286,16 @@ async fn interact(
         input.abort();
     }
     drop(raw);
-    let _ = stdout.flush().await;
-    let _ = stderr.flush().await;
-    ended
+    match pump.finish().await {
+        Err(e) if ended.is_ok() && e.kind() == std::io::ErrorKind::BrokenPipe => {
+            Ok(Ended::Left(141))
+        }
+        Err(e) if ended.is_ok() => {
+            let words = format!("the command's output could not be written: {e}");
+            Err(Error::new(Kind::Failed, words).with_source(e))
+        }
+        _ => ended,
+    }
 }
 
 fn leave_code(asked: Asked) -> u8 {
@@ -295,9 +303,4 @@ fn leave_code(asked: Asked) -> u8 {
         Asked::End(n) => 128 + u8::try_from(n).unwrap_or(0),
         _ => 130,
     }
-}
-
-/// Whether the bytes could be written.
-async fn written(out: &mut (impl tokio::io::AsyncWrite + Unpin), data: &[u8]) -> bool {
-    out.write_all(data).await.is_ok() && out.flush().await.is_ok()
 }

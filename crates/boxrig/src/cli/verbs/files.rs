@@ -16,6 +16,7 @@ use super::text;
 use crate::cli::exit::{Failure, Outcome};
 use crate::cli::output::{self, Column, Show, column};
 use crate::cli::progress;
+use crate::cli::pump::Pump;
 use crate::cli::session::{Found, Session};
 
 const COLUMNS: &[Column] = &[
@@ -201,14 +202,19 @@ async fn to_standard(s: &Session, name: &str, path: &str) -> Outcome {
     found.compute.capabilities().require(Capability::Exec)?;
     let spec = ExecSpec::new(["cat", "--", path]);
     let mut session = found.compute.exec(&found.instance.id, spec).await?;
-    let mut stdout = tokio::io::stdout();
+    let pump = Pump::start();
     let mut words = Vec::new();
     while let Some(event) = session.next().await {
         match event? {
-            ExecEvent::Stdout(data) => stdout.write_all(&data).await?,
+            ExecEvent::Stdout(data) => {
+                let taken = pump.stdout(data).await;
+                if !taken {
+                    return Ok(pump.finish().await?);
+                }
+            }
             ExecEvent::Stderr(data) => words.extend_from_slice(&data[..data.len().min(4096)]),
             ExecEvent::Exit(status) => {
-                stdout.flush().await?;
+                pump.finish().await?;
                 if status.success() {
                     return Ok(());
                 }
