@@ -124,6 +124,7 @@ mod tests {
         let path = std::path::Path::new("/nonexistent");
         let options = TreeOptions::default();
         moved(&files.upload(path, "/x", FileMode::new()));
+        moved(&files.send(path, "/x", FileMode::new()));
         moved(&files.download("/x", path));
         moved(&files.push_tree(path, "/x", &options));
         moved(&files.pull_tree("/x", path, &options));
