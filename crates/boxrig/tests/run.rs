@@ -171,6 +171,34 @@ fn a_reader_that_goes_away_ends_the_command() {
     assert_eq!(left(&home), "");
 }
 
+/// Output that nobody takes: we can still be told to go, and leave nothing behind.
+#[test]
+fn a_reader_that_takes_nothing_does_not_keep_us() {
+    let Some(home) = Home::with_sandbox() else {
+        return;
+    };
+    for (signals, code) in [(&[Signal::TERM][..], 143), (&[Signal::INT; 4], 130)] {
+        let mut child = home
+            .command(&["run", "--", "yes"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        read_until(&mut stdout, "y\ny\n");
+        // All that lies between the command and us is full by then.
+        std::thread::sleep(Duration::from_millis(500));
+        for told in signals {
+            signal(&child, *told);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let begin = Instant::now();
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert!(begin.elapsed() < Duration::from_secs(5));
+        assert_eq!(left(&home), "");
+        drop(stdout);
+    }
+}
+
 #[test]
 fn files_go_in_and_out() {
     let Some(home) = Home::with_sandbox() else {

@@ -12,7 +12,9 @@ use tokio::task::JoinHandle;
 /// How many pieces may wait; the sender waits for the rest.
 const WAITING: usize = 16;
 
-enum Piece {
+/// Something to be written.
+#[derive(Debug)]
+pub(crate) enum Piece {
     Stdout(Bytes),
     Stderr(Bytes),
 }
@@ -30,13 +32,14 @@ impl Pump {
         Self { to, thread }
     }
 
+    /// Room for a piece, once there is some; `None` when nobody reads standard output any more. Safe to drop and call again.
+    pub(crate) async fn room(&self) -> Option<mpsc::Permit<'_, Piece>> {
+        self.to.reserve().await.ok()
+    }
+
     /// Whether somebody still reads standard output.
     pub(crate) async fn stdout(&self, bytes: Bytes) -> bool {
         self.to.send(Piece::Stdout(bytes)).await.is_ok()
-    }
-
-    pub(crate) async fn stderr(&self, bytes: Bytes) {
-        let _ = self.to.send(Piece::Stderr(bytes)).await;
     }
 
     /// Waits until all is written, or somebody has stopped reading standard output: then it is an error.
@@ -46,23 +49,33 @@ impl Pump {
     }
 }
 
+/// Standard output without the library's lock and buffer: a thread that waits for a reader must not keep the end of the program
+/// waiting, which flushes both.
+fn standard_output() -> Box<dyn Write> {
+    #[cfg(unix)]
+    {
+        use std::os::fd::AsFd;
+        if let Ok(own) = io::stdout().as_fd().try_clone_to_owned() {
+            return Box::new(std::fs::File::from(own));
+        }
+    }
+    Box::new(io::stdout())
+}
+
 /// Ends with the channel, or with the first piece that standard output does not take. What standard error does not take is
 /// lost: there is nowhere else to say so.
 fn write(mut from: mpsc::Receiver<Piece>) -> io::Result<()> {
-    let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
-    while let Some(first) = from.blocking_recv() {
-        let mut next = Some(first);
-        while let Some(piece) = next {
-            match piece {
-                Piece::Stdout(bytes) => stdout.write_all(&bytes)?,
-                Piece::Stderr(bytes) => {
-                    stdout.flush()?;
-                    let _ = stderr.write_all(&bytes);
-                }
+    let (mut stdout, mut stderr) = (standard_output(), io::stderr());
+    while let Some(piece) = from.blocking_recv() {
+        match piece {
+            Piece::Stdout(bytes) => {
+                stdout.write_all(&bytes)?;
+                stdout.flush()?;
             }
-            next = from.try_recv().ok();
+            Piece::Stderr(bytes) => {
+                let _ = stderr.write_all(&bytes);
+            }
         }
-        stdout.flush()?;
     }
     Ok(())
 }

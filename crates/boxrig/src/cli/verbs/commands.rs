@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt;
 use super::{option, pairs, text, texts};
 use crate::cli::exit::{Failure, Outcome};
 use crate::cli::progress;
-use crate::cli::pump::Pump;
+use crate::cli::pump::{Piece, Pump};
 use crate::cli::session::Session;
 use crate::cli::terminal::{self, Asked, Raw, Signals};
 
@@ -241,18 +241,18 @@ async fn interact(
     });
     let pump = Pump::start();
     let mut interrupts = 0;
+    // What has come and finds no room yet: until then nothing more is asked for, and we can still be told to go.
+    let mut held = None;
     let ended = loop {
         tokio::select! {
-            event = session.next() => match event {
-                Some(Ok(ExecEvent::Stdout(data))) => {
-                    if !pump.stdout(data).await {
-                        // Nobody reads any more; dropping the session ends the command. The pump says more below.
-                        break Ok(Ended::Left(141));
-                    }
-                }
-                Some(Ok(ExecEvent::Stderr(data))) => {
-                    pump.stderr(data).await;
-                }
+            room = pump.room(), if held.is_some() => match (room, held.take()) {
+                (Some(room), Some(piece)) => room.send(piece),
+                // Nobody reads any more; dropping the session ends the command. The pump says more below.
+                _ => break Ok(Ended::Left(141)),
+            },
+            event = session.next(), if held.is_none() => match event {
+                Some(Ok(ExecEvent::Stdout(data))) => held = Some(Piece::Stdout(data)),
+                Some(Ok(ExecEvent::Stderr(data))) => held = Some(Piece::Stderr(data)),
                 Some(Ok(ExecEvent::Exit(status))) => break Ok(Ended::Exit(status)),
                 Some(Ok(_)) => {}
                 Some(Err(e)) => break Err(e),
@@ -269,8 +269,14 @@ async fn interact(
                 }
                 Asked::Interrupt => {
                     interrupts += 1;
-                    // The first is the command's to treat; one that goes on regardless is killed.
-                    let signal = match interrupts { 1 => 2, 2 => 15, _ => 9 };
+                    // The first is the command's to treat; one that goes on regardless is killed. What it has said may find
+                    // no reader even then.
+                    let signal = match interrupts {
+                        1 => 2,
+                        2 => 15,
+                        3 => 9,
+                        _ => break Ok(Ended::Left(130)),
+                    };
                     if control.signal(signal).await.is_err() {
                         break Ok(Ended::Left(130));
                     }
@@ -286,15 +292,38 @@ async fn interact(
         input.abort();
     }
     drop(raw);
-    match pump.finish().await {
-        Err(e) if ended.is_ok() && e.kind() == std::io::ErrorKind::BrokenPipe => {
+    match last_words(pump, &ended, signals).await {
+        Err(asked) => Ok(Ended::Left(leave_code(asked))),
+        Ok(Err(e)) if ended.is_ok() && e.kind() == std::io::ErrorKind::BrokenPipe => {
             Ok(Ended::Left(141))
         }
-        Err(e) if ended.is_ok() => {
+        Ok(Err(e)) if ended.is_ok() => {
             let words = format!("the command's output could not be written: {e}");
             Err(Error::new(Kind::Failed, words).with_source(e))
         }
-        _ => ended,
+        Ok(_) => ended,
+    }
+}
+
+/// Waits for what is still to be written, also when whoever reads it takes his time; an error when we are asked to go meanwhile. Who was
+/// asked to go already waits only a moment.
+async fn last_words(
+    pump: Pump,
+    ended: &Result<Ended>,
+    signals: &mut Signals,
+) -> std::result::Result<std::io::Result<()>, Asked> {
+    const MOMENT: Duration = Duration::from_secs(1);
+    let left = matches!(ended, Ok(Ended::Left(_)));
+    let mut written = std::pin::pin!(pump.finish());
+    loop {
+        tokio::select! {
+            written = &mut written => return Ok(written),
+            asked = signals.next() => match asked {
+                Asked::Resized => {}
+                asked => return Err(asked),
+            },
+            () = tokio::time::sleep(MOMENT), if left => return Ok(Ok(())),
+        }
     }
 }
 
