@@ -587,10 +587,11 @@ fn others(agent: &Agent, wanted: impl Fn(u8) -> bool) -> Result<u32> {
     Ok(count)
 }
 
-/// Stops every process by signal. One that was being forked meanwhile is caught by the next round.
+/// Stops every process by signal. One that was being forked meanwhile is caught by the next round; one that the machine has no
+/// time for stops only when it is its turn, so on a busy one this takes a while.
 fn freeze(agent: &Agent) -> Result<()> {
     let mut quiet = 0;
-    for _ in 0..200 {
+    for _ in 0..5_000 {
         let _ = sys::kill(-1, sys::SIGSTOP);
         let running = others(agent, |state| state != b'T' && state != b't')?;
         quiet = if running == 0 { quiet + 1 } else { 0 };
