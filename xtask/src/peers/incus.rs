@@ -120,18 +120,20 @@ impl Daemon {
         ))
     }
 
+    /// What the official client prints.
+    fn official(&self, words: &[&str]) -> Result<String> {
+        let mut official = Command::new("incus");
+        official.env("INCUS_SOCKET", self.value("socket")?);
+        shell::read(official.args(words).env_remove("INCUS_REMOTE"))
+    }
+
     /// Removes the bridges that the tests of a killed run have left: they hold addresses.
     fn sweep(&self) -> Result<()> {
-        let incus = |words: &[&str]| -> Result<String> {
-            let mut official = Command::new("incus");
-            official.env("INCUS_SOCKET", self.value("socket")?);
-            shell::read(official.args(words).env_remove("INCUS_REMOTE"))
-        };
-        let list = incus(&["network", "list", "-f", "csv", "-c", "n"])?;
+        let list = self.official(&["network", "list", "-f", "csv", "-c", "n"])?;
         for name in list.lines() {
             if ["opn", "clb"].iter().any(|of| name.starts_with(of)) {
                 println!("left by another run: the network {name}");
-                incus(&["network", "delete", name])?;
+                self.official(&["network", "delete", name])?;
             }
         }
         Ok(())
@@ -253,7 +255,7 @@ impl Bench {
         let checks = notes.len();
         let reasons = reasons()?;
         let version = self.daemon.value("version")?;
-        let extensions = extensions(self.daemon.value("socket")?)?;
+        let extensions = extensions(&self.daemon)?;
         let mut problems = Vec::new();
         let mut table = String::new();
         let mut live = 0;
@@ -389,10 +391,8 @@ fn reasons() -> Result<BTreeMap<String, String>> {
 }
 
 /// What the daemon says it can, asked by the official client.
-fn extensions(socket: &str) -> Result<BTreeSet<String>> {
-    let mut query = Command::new("incus");
-    query.args(["query", "/1.0"]).env("INCUS_SOCKET", socket);
-    let said: serde_json::Value = serde_json::from_str(&shell::read(&mut query)?)?;
+fn extensions(daemon: &Daemon) -> Result<BTreeSet<String>> {
+    let said: serde_json::Value = serde_json::from_str(&daemon.official(&["query", "/1.0"])?)?;
     let list = said["api_extensions"].as_array().cloned();
     let list = list.ok_or("the daemon lists no extensions")?;
     Ok(list

@@ -1,7 +1,7 @@
 //! Standard output and standard error for what comes as a stream.
 //!
-//! Bytes are handed to a thread that writes them, so that a reader that does not take them keeps nothing else waiting
-//! (signals, pings, input), and so that they are on their way as soon as nothing more is at hand.
+//! Bytes are handed to a thread that writes each piece at once, so that a reader that does not take them keeps nothing else
+//! waiting: signals, pings, input.
 
 use std::io::{self, Write};
 
