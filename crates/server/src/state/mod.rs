@@ -6,6 +6,7 @@
 //!   file is synchronised before the answer, a power loss too as far as the disk honours `fsync`.
 //! * A write is all or nothing, over all tables it touches.
 //! * Readers see committed values only: nothing that was shown can be undone by a crash.
+//! * Under a [`View`], readers see every write whole or not at all, also when they read one document after the other.
 //! * When the disk is full or broken, the write fails with the cause, and the old values stay, in memory and on disk.
 //!
 //! # How
@@ -23,7 +24,7 @@ mod writer;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLockReadGuard};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -102,6 +103,11 @@ impl Saving {
     }
 }
 
+/// While this lives, no reader sees anything new: see [`Store::view`].
+#[must_use = "what is read after it is dropped may be newer"]
+#[derive(Debug)]
+pub struct View<'a>(#[allow(dead_code)] RwLockReadGuard<'a, ()>);
+
 /// All documents of a store as `(table, key, JSON)`, ordered.
 pub type Dump = Vec<(String, String, serde_json::Value)>;
 
@@ -170,6 +176,12 @@ impl Store {
         let result = change(&mut tx)?;
         // Even without a change there is something to wait for: what was read may be on its way to the disk.
         Ok((result, Saving(queue.push(Work::Changes(tx.take())))))
+    }
+
+    /// Keeps what readers see as it is, so that an answer made of several documents shows no half of a write. Commits
+    /// wait for it to be dropped: keep it short, and take no second one while it lives.
+    pub fn view(&self) -> View<'_> {
+        View(self.0.writer.view())
     }
 
     /// Saves what is waiting and closes the file. Later writes fail with [`StateError::Closed`].

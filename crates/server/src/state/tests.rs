@@ -146,6 +146,41 @@ async fn without_commit_there_is_a_loss_to_find() {
     assert!(store.table::<Doc>("docs").unwrap().is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_a_view_no_half_of_a_write_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("s"), false).unwrap();
+    let one = store.table::<Doc>("one").unwrap();
+    let two = store.table::<Doc>("two").unwrap();
+    let both = |tx: &mut Tx, n: u32| {
+        // Much is published between the two that are compared.
+        tx.put(&one, "a", doc(n))?;
+        for i in 0..50 {
+            tx.put(&two, &i.to_string(), doc(n))?;
+        }
+        tx.put(&two, "a", doc(n)).map(drop)
+    };
+    store.write(|tx| both(tx, 0)).await.unwrap();
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let reader = std::thread::spawn({
+        let (store, one, two, done) = (store.clone(), one.clone(), two.clone(), done.clone());
+        move || {
+            let mut torn = 0;
+            while !done.load(std::sync::atomic::Ordering::Acquire) {
+                let _view = store.view();
+                let (one, two) = (one.get("a").unwrap().n, two.get("a").unwrap().n);
+                torn += u32::from(one != two);
+            }
+            torn
+        }
+    });
+    for n in 1..1_000 {
+        store.write(|tx| both(tx, n)).await.unwrap();
+    }
+    done.store(true, std::sync::atomic::Ordering::Release);
+    assert_eq!(reader.join().unwrap(), 0);
+}
+
 #[tokio::test]
 async fn a_dump_replaces_everything_or_nothing() {
     let dir = tempfile::tempdir().unwrap();

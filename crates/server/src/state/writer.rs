@@ -1,7 +1,7 @@
 //! The one thread that writes the state file.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::oneshot;
@@ -56,6 +56,8 @@ impl Queue {
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
+    /// Held while a transaction is published, and by readers who want it whole.
+    shown: RwLock<()>,
 }
 
 pub(super) struct Writer {
@@ -111,6 +113,11 @@ impl Writer {
         })
     }
 
+    /// Has nothing published while it lives.
+    pub(super) fn view(&self) -> RwLockReadGuard<'_, ()> {
+        self.shared.shown.read().unwrap_or_else(|e| e.into_inner())
+    }
+
     /// Lets the thread end after what is waiting; gives it to be joined.
     pub(super) fn close(&self) -> Option<JoinHandle<()>> {
         lock(&self.shared.queue).closed = true;
@@ -147,7 +154,10 @@ fn run(shared: &Shared, file: &StateFile, commit: bool) {
         match saved {
             Ok(()) => {
                 for (work, answer) in jobs {
-                    work.publish();
+                    {
+                        let _shown = shared.shown.write().unwrap_or_else(|e| e.into_inner());
+                        work.publish();
+                    }
                     let _ = answer.send(Ok(()));
                 }
             }

@@ -107,6 +107,7 @@ fn select(
     may: &Reach,
 ) -> Result<Vec<u8>, ApiError> {
     let db = &cx.db;
+    let _view = cx.core.store.view();
     let columns = Columns::parse(table, query.fields.as_deref())?;
     let filter = with_now(query.filter.as_deref().unwrap_or(""), cx.now());
     let selection = Selection::parse(table, &filter)?;
@@ -162,6 +163,7 @@ pub(super) fn get_row(
     query: &GetQuery,
 ) -> Result<Map<String, Value>, ApiError> {
     let table = readable(name)?;
+    let _view = cx.core.store.view();
     let row = one_row(cx, table, key)?;
     require(&cx.db, user(cx), Right::Read, table.name, Some(&row.key()))?;
     if table.name == "vnet_wireguard_peers"
