@@ -893,6 +893,29 @@ def a_tag_category_takes_tags_and_members_with_it():
             client.tags.get(tag.key)
 
 
+@scenario("single_tag")
+def a_category_of_one_tag_refuses_a_second():
+    category = client.tag_categories.create(name=unique("category"), taggable_vms=True, single_tag_selection=True)
+    one, two = (client.tags.create(name=name, category_key=category.key) for name in ("one", "two"))
+    with vm() as made:
+        made.tag(tag_key=one.key)
+        with refused(ConflictError, 409, "allows one"):
+            made.tag(tag_key=two.key)
+        assert [tag["tag_name"] for tag in made.get_tags()] == ["one"]
+    client.tag_categories.delete(category.key)
+
+
+@scenario("taggable")
+def a_category_says_what_carries_its_tags():
+    category = client.tag_categories.create(name=unique("category"), taggable_networks=True)
+    tag = client.tags.create(name="t", category_key=category.key)
+    with vm() as made:
+        with refused(ValidationError, 422, "not for vms"):
+            made.tag(tag_key=tag.key)
+        assert not made.get_tags()
+    client.tag_categories.delete(category.key)
+
+
 @scenario("filter_or")
 def filters_are_read_from_left_to_right():
     names = [row["name"] for row in api("GET", "vms", params={"filter": "name eq 'test' or name eq 'web1' and cpu_cores eq 2", "fields": "name"})]

@@ -95,6 +95,11 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Runs every command of the Incus part once, for who watches `program`.
+pub(crate) fn incus_once(program: &Path) -> Result<()> {
+    incus::once(&Programs::given(program)?)
+}
+
 /// Whether a daemon can be brought up here: by root, from Debian's packages.
 fn can_have_incus() -> bool {
     let can = rustix::process::geteuid().is_root() && Path::new("/etc/debian_version").exists();

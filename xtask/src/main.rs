@@ -4,6 +4,7 @@ mod bench;
 mod coverage;
 #[cfg(test)]
 mod fastvm_document;
+mod layout;
 mod licences;
 mod openapi;
 mod peers;
@@ -26,6 +27,8 @@ usage: cargo xtask TASK
   bench [--quick]              the clients, the engine and the command line, measured against peers;
                                prints the figures and writes docs/performance.md
       --only clients|convox|engine|tables|cli|incus   only this part; writes nothing
+  layout                       which functions the commands of BOXRIG_BIN (a release build) run; writes the order in which
+                               the linker lays them out (needs valgrind, root, and Debian for the Incus daemon)
   licences                     every dependency has an accepted licence and none is banned
   peers fastvm [OPTIONS]       the vendor's Python SDK, unmodified, against `boxrig serve`
       --suite live|generated|script    only this one (repeatable)
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["coverage", options @ ..] => coverage::run(options),
         ["generate", options @ ..] => generate(options),
+        ["layout"] => layout::write(),
         ["licences"] => licences::check(),
         ["bench", options @ ..] => bench::run(options),
         ["peers", "fastvm", options @ ..] => peers::fastvm::run(options),

@@ -133,7 +133,7 @@ fn an_interrupt_is_the_commands_and_the_instance_is_removed() {
         (child, stdout)
     };
     let (mut child, mut stdout) =
-        start("trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.1; done");
+        start("trap 'kill $!; echo caught; exit 3' INT; sleep 100 & echo ready; wait");
     signal(&child, Signal::INT);
     assert_eq!(read_until(&mut stdout, "caught\n"), "caught\n");
     assert_eq!(child.wait().unwrap().code(), Some(3));

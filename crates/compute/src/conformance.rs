@@ -449,7 +449,7 @@ async fn input_is_written_while_it_runs(c: &dyn Compute, i: &Instance) -> Outcom
 }
 
 async fn a_signal_ends_the_command(c: &dyn Compute, i: &Instance) -> Outcome {
-    let spec = ExecSpec::shell("trap 'exit 42' TERM; echo ready; while :; do sleep 0.1; done");
+    let spec = ExecSpec::shell("trap 'kill $!; exit 42' TERM; sleep 100 & echo ready; wait");
     let mut session = c.exec(&i.id, spec).await.map_err(words)?;
     match session.next().await {
         Some(Ok(ExecEvent::Stdout(_))) => {}

@@ -180,9 +180,11 @@ fn nothing_runs_while_frozen() {
     // Accounting of version 1 lags by up to a tick.
     assert!(idle < Duration::from_millis(15), "{idle:?}");
     group.thaw().unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    let busy = group.stats().cpu_time.unwrap() - before;
-    assert!(busy > Duration::from_millis(30), "{busy:?}");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while group.stats().cpu_time.unwrap() - before < Duration::from_millis(30) {
+        assert!(Instant::now() < deadline, "it does not go on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 
     // Frozen processes can be ended.
     group.freeze(Duration::from_secs(5)).unwrap();

@@ -247,8 +247,8 @@ async fn terminals() {
         tty: Some(WinSize { rows: 33, cols: 77 }),
         ..sh(script)
     };
-    let script = "trap 'exit 42' INT; stty size; read x; stty size; tty -s && echo tty; \
-                  while :; do sleep 0.02; done";
+    // The signal finds the shell in a command of its own: dash loses one that comes while it starts a program.
+    let script = "trap 'exit 42' INT; stty size; read x; stty size; tty -s && echo tty; read y";
     let mut exec = engine.exec(&id("a"), tty(script)).await.unwrap();
     assert!(exec.stderr.is_none());
     let mut seen = String::new();

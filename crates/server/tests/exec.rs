@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use boxrig_engine::{InstanceId, InstanceSpec, Selection};
 use boxrig_server::control::{
@@ -166,7 +166,7 @@ async fn signals_reach_the_group() {
         let session = client
             .exec(
                 "box",
-                &sh("trap 'echo caught; exit 3' TERM; echo ready; while :; do sleep 0.05; done"),
+                &sh("trap 'kill $!; echo caught; exit 3' TERM; sleep 100 & echo ready; wait"),
             )
             .await
             .unwrap();
@@ -237,16 +237,18 @@ async fn a_client_that_goes_away_takes_its_command_with_it() {
         let session = client.exec("box", &sh(script)).await.unwrap();
         let (mut events, input) = session.split();
         assert!(matches!(events.next().await, Ok(SessionEvent::Started(_))));
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        drop((events, input));
-        tokio::time::sleep(Duration::from_millis(500)).await;
         let beat = async || {
             let start = sh("cat beat");
             let (run, _) = finish(client.exec("box", &start).await.unwrap()).await;
             run.out
         };
+        let begin = Instant::now();
+        while beat().await.is_empty() {
+            assert!(begin.elapsed() < PATIENCE, "it never beat");
+        }
+        drop((events, input));
+        tokio::time::sleep(Duration::from_millis(500)).await;
         let first = beat().await;
-        assert!(!first.is_empty());
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(first, beat().await, "the command goes on");
         server.stop().await;

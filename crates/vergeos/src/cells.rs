@@ -89,7 +89,16 @@ impl Cells {
         }
         self.content.push(kind);
     }
-    fn int(&mut self, at: usize, n: i64) {
+    pub(crate) fn null(&mut self, at: usize) {
+        self.begin(at, NULL);
+    }
+    pub(crate) fn bool(&mut self, at: usize, b: bool) {
+        self.begin(at, if b { TRUE } else { FALSE });
+    }
+    pub(crate) fn text(&mut self, at: usize, text: &str) {
+        self.sized(at, TEXT, text.as_bytes());
+    }
+    pub(crate) fn int(&mut self, at: usize, n: i64) {
         self.begin(at, INT);
         self.content.extend_from_slice(&n.to_le_bytes());
     }
@@ -111,9 +120,9 @@ impl Cells {
     /// A value in the column at this place.
     pub(crate) fn put(&mut self, at: usize, value: &Value) {
         match value {
-            Value::Null => self.begin(at, NULL),
-            Value::Bool(b) => self.begin(at, if *b { TRUE } else { FALSE }),
-            Value::String(text) => self.sized(at, TEXT, text.as_bytes()),
+            Value::Null => self.null(at),
+            Value::Bool(b) => self.bool(at, *b),
+            Value::String(text) => self.text(at, text),
             Value::Number(n) => match (n.as_i64(), n.as_f64()) {
                 (Some(n), _) => self.int(at, n),
                 (None, Some(f)) if !n.is_u64() => self.float(at, f),
@@ -179,7 +188,7 @@ mod read {
     use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
     use serde_json::{Map, Value};
 
-    use super::{Cells, FALSE, NULL, TEXT, TRUE};
+    use super::Cells;
 
     impl Cells {
         pub(crate) fn clear(&mut self) {
@@ -204,11 +213,11 @@ mod read {
             f.write_str("a value")
         }
         fn visit_unit<E>(self) -> Result<(), E> {
-            self.0.begin(self.1, NULL);
+            self.0.null(self.1);
             Ok(())
         }
         fn visit_bool<E>(self, b: bool) -> Result<(), E> {
-            self.0.begin(self.1, if b { TRUE } else { FALSE });
+            self.0.bool(self.1, b);
             Ok(())
         }
         fn visit_i64<E>(self, n: i64) -> Result<(), E> {
@@ -227,7 +236,7 @@ mod read {
             Ok(())
         }
         fn visit_str<E>(self, text: &str) -> Result<(), E> {
-            self.0.sized(self.1, TEXT, text.as_bytes());
+            self.0.text(self.1, text);
             Ok(())
         }
         fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<(), A::Error> {

@@ -49,6 +49,8 @@ pub mod ops;
 pub mod projection;
 mod protocol;
 #[cfg(feature = "client")]
+mod quick;
+#[cfg(feature = "client")]
 mod reader;
 mod record;
 #[cfg(feature = "client")]

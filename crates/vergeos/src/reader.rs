@@ -8,6 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::{Map, Value};
 
 use crate::cells::{Cells, Place};
+use crate::quick;
 use crate::record::{Record, RowType, find};
 
 /// Reads one row after the other. Rows of one reply have their columns in one order, so the order of the row before is tried first.
@@ -24,6 +25,17 @@ impl<R: RowType> Rows<R> {
             cells: Cells::new(R::COLUMNS.len()),
             row: PhantomData,
         }
+    }
+
+    /// The row at the beginning of `text` and its length, when it is as the one before it was.
+    fn quick(&mut self, text: &[u8]) -> Option<(R, usize)> {
+        self.cells.clear();
+        let used = quick::row(text, R::COLUMNS, &self.order, &mut self.cells)?;
+        Some((self.made(None), used))
+    }
+
+    fn made(&mut self, extra: Option<Box<Map<String, Value>>>) -> R {
+        R::from_record(Record::packed(R::COLUMNS, self.cells.pack(), extra))
     }
 }
 
@@ -49,8 +61,9 @@ impl<'de, R: RowType> Visitor<'de> for &mut Rows<R> {
             }
             n += 1;
         }
-        let cells = self.cells.pack();
-        Ok(R::from_record(Record::packed(R::COLUMNS, cells, extra)))
+        // A shorter row than the one before.
+        self.order.truncate(n);
+        Ok(self.made(extra))
     }
 }
 
@@ -244,6 +257,12 @@ impl<R: RowType> Reader<R> {
                 (At::Next, b',') => At::Row,
                 (At::First | At::Next, b']') => At::End,
                 (At::First | At::Row, _) => {
+                    if let Some((row, len)) = self.rows.quick(rest) {
+                        self.read.push(row);
+                        used += len;
+                        self.at = At::Next;
+                        continue;
+                    }
                     let mut json = serde_json::Deserializer::from_slice(rest);
                     match self.rows.deserialize(&mut json) {
                         Ok(row) => {
@@ -268,6 +287,9 @@ impl<R: RowType> Reader<R> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::{option, sample};
     use serde_json::json;
 
     use super::*;
@@ -332,6 +354,74 @@ mod tests {
         }
         for none in ["[]", " [ ] "] {
             assert!(matches!(read(none, 1), Ok(Read::Rows(rows)) if rows.is_empty()));
+        }
+    }
+
+    /// A value, as text.
+    fn value() -> impl Strategy<Value = String> {
+        let text = "[a-zä\u{1f600}\"\\\\\n ]{0,12}".prop_map(|t| Value::from(t).to_string());
+        let plain = "[ -!#-\\[\\]-~ä]{0,12}".prop_map(|t| format!("\"{t}\""));
+        let word = sample::select(vec![
+            "null", "true", "false", "-0", "007", "1.5", "1e3", "[1]", "{}", "tru", "-",
+        ]);
+        prop_oneof![
+            4 => plain,
+            1 => text,
+            3 => any::<i64>().prop_map(|n| n.to_string()),
+            1 => any::<u64>().prop_map(|n| n.to_string()),
+            2 => word.prop_map(str::to_owned),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        /// What the quick way reads, the slow one reads as the same row from as many bytes.
+        #[test]
+        fn the_quick_way_agrees(
+            values in vec(value(), 3),
+            blanks in vec(sample::select(vec!["", "", "", " ", "\n\t"]), 12),
+            change in option::of((any::<sample::Index>(), any::<u8>())),
+        ) {
+            let mut rows = Rows::<Thing>::new();
+            let slow = |rows: &mut Rows<Thing>, text: &[u8]| {
+                let mut json = serde_json::Deserializer::from_slice(text);
+                let row = rows.deserialize(&mut json).ok()?;
+                Some((row, json.into_iter::<IgnoredAny>().byte_offset()))
+            };
+            slow(&mut rows, br#"{"name":"","$key":1,"ram":2}"#).unwrap();
+            let mut blank = blanks.iter().copied().cycle();
+            let mut text = "{".to_owned();
+            for (name, value) in ["name", "$key", "ram"].iter().zip(&values) {
+                let mut gap = || blank.next().unwrap();
+                let (a, b, c, d) = (gap(), gap(), gap(), gap());
+                let comma = if *name == "name" { "" } else { "," };
+                text += &format!("{comma}{a}\"{name}\"{b}:{c}{value}{d}");
+            }
+            text += "},{";
+            let mut text = text.into_bytes();
+            if let Some((at, byte)) = change {
+                let at = at.index(text.len());
+                text[at] = byte;
+            }
+            if let Some(quick) = rows.quick(&text) {
+                prop_assert_eq!(Some(quick), slow(&mut Rows::new(), &text));
+            }
+        }
+    }
+
+    #[test]
+    fn rows_like_the_one_before_are_read_the_quick_way() {
+        let mut rows = Rows::<Thing>::new();
+        let text = br#"{"$key":1,"name":"a","ram":null}"#;
+        assert!(rows.quick(text).is_none());
+        let mut json = serde_json::Deserializer::from_slice(text);
+        let row = rows.deserialize(&mut json).unwrap();
+        assert_eq!(rows.quick(text), Some((row, text.len())));
+        // Not when another column comes, nor when it has not all come.
+        assert!(rows.quick(br#"{"$key":1,"nam":"a","ram":null}"#).is_none());
+        for n in 0..text.len() {
+            assert!(rows.quick(&text[..n]).is_none(), "{n}");
         }
     }
 

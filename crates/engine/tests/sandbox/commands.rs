@@ -1,11 +1,11 @@
 //! Running commands.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use boxrig_engine::{ExecSpec, ExitStatus, Kind, WinSize};
+use boxrig_engine::{ExecSpec, ExitStatus, InstanceId, Kind, WinSize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{collect, id, rig};
+use crate::support::{Rig, collect, id, rig};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn output_exit_codes_and_signals() {
@@ -149,7 +149,7 @@ async fn input_and_big_output() {
 async fn signals_and_dropping() {
     let Some(rig) = rig().await else { return };
     let vm = rig.instance("signals").await;
-    let script = "trap 'echo got; exit 3' USR1; echo ready; while :; do sleep 0.02; done";
+    let script = "trap 'kill $!; echo got; exit 3' USR1; sleep 100 & echo ready; wait";
     let mut exec = rig
         .engine
         .exec(&vm, ExecSpec::new(["sh", "-c", script]))
@@ -171,17 +171,29 @@ async fn signals_and_dropping() {
         .exec(&vm, ExecSpec::new(["sh", "-c", "sleep 1001 & sleep 1002"]))
         .await
         .unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(rig.ok(&vm, "pgrep -c sleep").await, "2");
+    sleeping(&rig, &vm, 2).await;
     drop(exec);
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(rig.sh(&vm, "pgrep -c sleep").await.stdout, "0\n");
+    sleeping(&rig, &vm, 0).await;
     // Or goes on, if asked for.
     let mut spec = ExecSpec::new(["sleep", "1003"]);
     spec.kill_on_drop = false;
     drop(rig.engine.exec(&vm, spec).await.unwrap());
+    sleeping(&rig, &vm, 1).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(rig.ok(&vm, "pgrep -c sleep").await, "1");
+    sleeping(&rig, &vm, 1).await;
+}
+
+/// Waits until so many `sleep`s run in an instance.
+async fn sleeping(rig: &Rig, vm: &InstanceId, wanted: u32) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let said = rig.sh(vm, "pgrep -c sleep").await.stdout;
+        if said.trim() == wanted.to_string() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{said} of {wanted}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -137,16 +137,21 @@ async fn pause_stops_everything() {
     let mut spec = ExecSpec::new(["sh", "-c", script]);
     spec.kill_on_drop = false;
     rig.engine.exec(&vm, spec).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let counted = rig.dir.path().join("instances/pause/rw-0/upper/root/count");
+    let count = || std::fs::read_to_string(&counted).unwrap_or_default();
+    let goes_on = async |from: String| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while count() == from {
+            assert!(Instant::now() < deadline, "nothing is counted");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    goes_on(String::new()).await;
     for _ in 0..3 {
         assert_eq!(
             rig.engine.pause(&vm).await.unwrap().state,
             InstanceState::Paused
         );
-        let count = || {
-            std::fs::read_to_string(rig.dir.path().join("instances/pause/rw-0/upper/root/count"))
-                .unwrap()
-        };
         let before = count();
         tokio::time::sleep(Duration::from_millis(150)).await;
         assert_eq!(count(), before);
@@ -161,8 +166,7 @@ async fn pause_stops_everything() {
             rig.engine.resume(&vm).await.unwrap().state,
             InstanceState::Running
         );
-        tokio::time::sleep(Duration::from_millis(150)).await;
-        assert_ne!(count(), before);
+        goes_on(before).await;
     }
     rig.engine.pause(&vm).await.unwrap();
     rig.engine

@@ -12,12 +12,13 @@ use bytes::Bytes;
 use http::Response;
 use http_body::Body as _;
 use sha2::{Digest, Sha256};
+use tokio::task::JoinHandle;
 
 use super::Client;
 use super::storage::{self, announced_digest, stalled};
 use super::transfer::{
     CODE, Checked, TransferOptions, TransferProgress, TransferReport, blocking, check_remote,
-    guest, hex, plain, script,
+    guest, hex, joined, plain, script,
 };
 use super::upload::again;
 use crate::archive::channel::{self, Message};
@@ -305,6 +306,57 @@ impl Part {
     }
 }
 
+/// The checksum of what is received.
+enum Sum {
+    /// Made by whoever receives.
+    Here(Sha256),
+    /// Made beside it: of a large file, the sum takes as long as receiving and writing it.
+    Beside(channel::Sender, JoinHandle<Result<String>>),
+}
+
+impl Sum {
+    /// Less is summed before a thread has begun.
+    const LARGE: u64 = 8 << 20;
+
+    fn begin(total: Option<u64>) -> Self {
+        let alone = std::thread::available_parallelism().map_or(1, usize::from) == 1;
+        if alone || total.is_none_or(|total| total < Self::LARGE) {
+            return Self::Here(Sha256::new());
+        }
+        let (to, mut from) = channel::channel();
+        let sum = tokio::task::spawn_blocking(move || {
+            let mut sum = Sha256::new();
+            let cut = |e| Error::new(Kind::Cancelled, "the checksum was not made").with_source(e);
+            while let Some(chunk) = from.chunk().map_err(cut)? {
+                sum.update(&chunk);
+            }
+            Ok(hex(&sum.finalize()))
+        });
+        Self::Beside(to, sum)
+    }
+
+    async fn update(&mut self, chunk: &Bytes) {
+        match self {
+            Self::Here(sum) => sum.update(chunk),
+            // One that broke off says so at the end.
+            Self::Beside(to, _) => {
+                let _ = to.send(Message::Data(chunk.clone())).await;
+            }
+        }
+    }
+
+    async fn finish(self) -> Result<String> {
+        match self {
+            Self::Here(sum) => Ok(hex(&sum.finalize())),
+            Self::Beside(to, sum) => {
+                let _ = to.send(Message::End).await;
+                drop(to);
+                joined(sum.await)
+            }
+        }
+    }
+}
+
 async fn file(
     client: &Client,
     staging: &FilePresignResponse,
@@ -334,11 +386,11 @@ async fn file(
     let total = said.size.or(length);
     // A checksum that nothing is compared with is not computed.
     let summed = announced.is_some() || said.sha256.is_some();
-    let mut sum = summed.then(Sha256::new);
+    let mut sum = summed.then(|| Sum::begin(total));
     let mut incoming = Incoming::new(response, options);
     while let Some(chunk) = incoming.next().await? {
         if let Some(sum) = &mut sum {
-            sum.update(&chunk);
+            sum.update(&chunk).await;
         }
         part = part.write(chunk, &target).await?;
         options.report(TransferProgress {
@@ -348,7 +400,10 @@ async fn file(
         });
     }
     let bytes = incoming.bytes;
-    let digest = sum.map(|sum| hex(&sum.finalize()));
+    let digest = match sum {
+        Some(sum) => Some(sum.finish().await?),
+        None => None,
+    };
     let wrong = |what: &str| {
         let hint = "it may have been changed while it was sent";
         Error::new(

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use boxrig_wire::{Error, Kind, Result, Untrusted};
 
+use tokio::task::JoinError;
+
 use super::exec::Exec;
 use super::vms::Vms;
 use crate::archive::Skipped;
@@ -201,7 +203,12 @@ pub(super) fn hex(digest: &[u8]) -> String {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
+    joined(tokio::task::spawn_blocking(work).await)
+}
+
+/// What a task gave, whose panic is ours.
+pub(super) fn joined<T>(ended: Result<Result<T>, JoinError>) -> Result<T> {
+    match ended {
         Ok(result) => result,
         Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
         Err(_) => Err(Error::new(Kind::Cancelled, "the runtime is shutting down")),

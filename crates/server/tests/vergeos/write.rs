@@ -204,7 +204,8 @@ async fn what_is_unique_is_there_once() {
 #[tokio::test]
 async fn what_belongs_to_a_row_goes_with_it() {
     let api = Api::start().await;
-    let category = api.make("tag_categories", json!({ "name": "c" })).await;
+    let category = json!({ "name": "c", "taggable_vms": true });
+    let category = api.make("tag_categories", category).await;
     let tag = api
         .make("tags", json!({ "name": "t", "category": category }))
         .await;

@@ -18,6 +18,7 @@ mod queries;
 mod scripts;
 mod sites;
 mod system;
+mod tags;
 mod tasks;
 mod tenants;
 mod vms;
@@ -47,6 +48,7 @@ pub(super) fn all() -> Vec<Box<dyn Behaviour>> {
         Box::new(vms::Vms),
         Box::new(networks::Networks),
         Box::new(tenants::Tenants),
+        Box::new(tags::Tags),
         Box::new(tasks::Tasks),
         Box::new(cloud::Cloud),
         Box::new(nas::Nas),
