@@ -154,6 +154,50 @@ fn an_interrupt_is_the_commands_and_the_instance_is_removed() {
     assert_eq!(left(&home), "");
 }
 
+/// A rack has no signals for commands: an interrupt ends the process that was made for them.
+#[test]
+fn an_interrupted_run_on_a_rack_leaves_no_process() {
+    let Some(home) = Home::with_sandbox() else {
+        return;
+    };
+    let variables = home.ok(&["env", "--format", "json"]);
+    let variables: serde_json::Value = serde_json::from_str(&variables).unwrap();
+    let on_rack = |args: &[&str]| {
+        let mut command = home.command(args);
+        for name in ["CONVOX_HOST", "CONVOX_PASSWORD"] {
+            command.env(name, variables[name].as_str().unwrap());
+        }
+        command.args(["--on", "env:convox"]);
+        command
+    };
+    let done = |args: &[&str]| {
+        let out = on_rack(args).output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let manifest = "services:\n  web:\n    image: boxrig/base\n    command: sleep 1000\n";
+    let folder = home.path().join("app");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("convox.yml"), manifest).unwrap();
+    done(&["deploy", "app", "--app", "web", "--create", "--promote"]);
+    let before = done(&["ls", "-o", "name"]);
+    assert_eq!(before.lines().count(), 1, "{before}");
+    for (how, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let script = "echo ready; sleep 1000";
+        let mut run = on_rack(&["run", "--image", "web/web"]);
+        let run = run.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = run.args(["--", "sh", "-c", script]).spawn().unwrap();
+        read_until(child.stdout.as_mut().unwrap(), "ready\n");
+        assert_eq!(done(&["ls", "-o", "name"]).lines().count(), 2);
+        let begin = Instant::now();
+        signal(&child, how);
+        let out = child.wait_with_output().unwrap();
+        assert_eq!(out.status.code(), Some(code), "{out:?}");
+        assert!(begin.elapsed() < Duration::from_secs(20));
+        assert_eq!(done(&["ls", "-o", "name"]), before);
+    }
+}
+
 #[test]
 fn a_reader_that_goes_away_ends_the_command() {
     let Some(home) = Home::with_sandbox() else {
