@@ -197,7 +197,7 @@ async fn tags(client: &Client) -> Result<()> {
         .description("Production resources")
         .await?;
     // Tag a VM
-    let vm = client.vms().get().name("db1").await?;
+    let vm = client.vms().get().name("test").await?;
     let key = some("key", vm.key())?;
     client.tags().members(&tag).add_vm(&key).await?;
     let members = client.tags().members(&tag).list().await?;

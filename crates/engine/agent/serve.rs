@@ -1,6 +1,6 @@
 //! Process 1: collects ended processes and answers the server's requests, one connection each.
 
-use core::cell::UnsafeCell;
+use core::cell::{Cell, UnsafeCell};
 
 use crate::chan::{self, Fds, Packet, reply_error, reply_ok};
 use crate::log::Log;
@@ -589,16 +589,27 @@ fn others(agent: &Agent, wanted: impl Fn(u8) -> bool) -> Result<u32> {
 
 /// Stops every process by signal. One that was being forked meanwhile is caught by the next round; one that the machine has no
 /// time for stops only when it is its turn, so on a busy one this takes a while.
+///
+/// A shell that starts a program with `vfork` waits in the kernel (`D`) until its child runs the program. When the child was
+/// stopped before that, the shell never stops; but it cannot run either before the child does, and what it does then is stop. So
+/// those that only wait count as stopped when they are seen to wait again and again.
 fn freeze(agent: &Agent) -> Result<()> {
-    let mut quiet = 0;
+    const WAITS: u32 = 20;
+    let (mut quiet, mut waits) = (0, 0);
     for _ in 0..5_000 {
         let _ = sys::kill(-1, sys::SIGSTOP);
-        let running = others(agent, |state| state != b'T' && state != b't')?;
-        quiet = if running == 0 { quiet + 1 } else { 0 };
-        if quiet == 2 {
+        let waiting = Cell::new(0);
+        let running = others(agent, |state| {
+            waiting.set(waiting.get() + u32::from(state == b'D'));
+            !matches!(state, b'T' | b't' | b'D')
+        })?;
+        let still = running == 0;
+        quiet = if still && waiting.get() == 0 { quiet + 1 } else { 0 };
+        waits = if still { waits + 1 } else { 0 };
+        if quiet == 2 || waits == WAITS {
             return Ok(());
         }
-        if running > 0 {
+        if quiet == 0 {
             sys::sleep_ms(1);
         }
     }

@@ -238,6 +238,24 @@ async fn what_cannot_be_kept_is_refused() {
     );
 }
 
+/// Whatever the server was told to ignore.
+#[tokio::test]
+async fn commands_begin_with_the_default_signals() {
+    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+        // SAFETY: no handler is set.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path()).await;
+    engine.create(spec("a")).await.unwrap();
+    let script = "trap 'echo caught' INT HUP; kill -INT $$; kill -HUP $$";
+    let (status, out, err) = run(&engine, "a", sh(script)).await;
+    assert_eq!(
+        (status, &*out, &*err),
+        (ExitStatus::Code(0), "caught\ncaught\n", "")
+    );
+}
+
 #[tokio::test]
 async fn terminals() {
     let dir = tempfile::tempdir().unwrap();

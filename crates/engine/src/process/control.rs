@@ -233,6 +233,10 @@ fn prepare_child(terminal: bool, limits: &Limits) -> io::Result<()> {
         if terminal && libc::ioctl(0, libc::TIOCSCTTY as _, 0) < 0 {
             return Err(io::Error::last_os_error());
         }
+        // A server that was started in the background of a script ignores ^C, and a shell cannot catch what it was born to ignore.
+        for signal in 1..32 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
         let limit = |resource, bytes: u64| {
             let value = libc::rlimit {
                 rlim_cur: bytes as libc::rlim_t,

@@ -129,6 +129,24 @@ async fn an_instance_that_dies_is_reported() {
     rig.ok(&vm, "true").await;
 }
 
+/// A shell that waits for its child to run a program does not stop when the child was stopped before: one pause in 25 met it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shell_that_starts_programs_can_be_paused_at_any_moment() {
+    let Some(rig) = rig().await else { return };
+    let vm = rig.instance("forks").await;
+    let mut spec = ExecSpec::new(["sh", "-c", "while :; do /bin/true; done"]);
+    spec.kill_on_drop = false;
+    rig.engine.exec(&vm, spec).await.unwrap();
+    let mut longest = Duration::ZERO;
+    for _ in 0..150 {
+        let begin = Instant::now();
+        rig.engine.pause(&vm).await.unwrap();
+        longest = longest.max(begin.elapsed());
+        rig.engine.resume(&vm).await.unwrap();
+    }
+    println!("paused in {longest:?} at most");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pause_stops_everything() {
     let Some(rig) = rig().await else { return };
