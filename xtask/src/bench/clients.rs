@@ -96,8 +96,8 @@ const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Why a download that is checked may take longer than one that is not.
-const SHA256_WHY: &str = "The checksum of 1 GiB takes about half a second of processor time, and the listener, \
-    the receiving, the writing and the sum share two cores. The peers compute none.";
+const SHA256_WHY: &str = "The checksum of 1 GiB takes 0.93 s of one core (OpenSSL makes 1,097 MiB/s on the same machine), so no checked \
+    transfer is shorter. It is made beside the receiving, which shares the other core with the listener. The peers compute none.";
 
 /// Runs every scenario.
 pub(super) fn measure(programs: &Programs, rounds: Rounds, report: &mut Report) -> Result<()> {
