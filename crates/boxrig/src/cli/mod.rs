@@ -2,6 +2,7 @@
 
 mod background;
 mod contexts;
+mod escaped;
 mod exit;
 mod import;
 mod native;

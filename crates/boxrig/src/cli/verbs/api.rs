@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use boxrig_wire::{Error, Kind, RawBody, RawRequest, Result, Untrusted, WireBody, escape_text};
+use boxrig_wire::{Error, Kind, RawBody, RawRequest, Result, Untrusted, WireBody};
 use bytes::Bytes;
 use clap::ArgMatches;
 use http::header::CONTENT_TYPE;
@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{text, texts};
 use crate::cli::contexts::Context;
+use crate::cli::escaped::Escaped;
 use crate::cli::exit::{Failure, Outcome};
 use crate::cli::native::{self, Natives};
 use crate::cli::output::{self, Format, Style};
@@ -80,20 +81,14 @@ async fn print(s: &Session, reply: native::Reply) -> Outcome {
     if !kind.starts_with("application/json") {
         // Bytes that no reader of words asked for: a file keeps them as they are.
         let bytes = kind == "application/octet-stream" && !io::stdout().is_terminal();
+        let mut text = Escaped::new(s.style.format == Format::Table && !bytes);
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|e| broken(&*e))?;
             if let Ok(data) = frame.into_data() {
-                let mut out = io::stdout().lock();
-                if s.style.format == Format::Table && !bytes {
-                    let text = String::from_utf8_lossy(&data);
-                    out.write_all(escape_text(&text).as_bytes())?;
-                } else {
-                    out.write_all(&data)?;
-                }
-                out.flush()?;
+                text.write(&mut io::stdout().lock(), &data)?;
             }
         }
-        return Ok(());
+        return Ok(text.finish(&mut io::stdout().lock())?);
     }
     let bytes = body.collect(usize::MAX).await.map_err(|e| broken(&*e))?;
     if bytes.is_empty() {
@@ -183,18 +178,14 @@ pub(crate) async fn raw(s: &Session, m: &ArgMatches) -> Outcome {
         writeln!(io::stdout().lock(), "{head}")?;
     }
     let terminal = io::stdout().is_terminal();
+    let mut text = Escaped::new(terminal);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| broken(&*e))?;
         if let Ok(data) = frame.into_data() {
-            let mut out = io::stdout().lock();
-            if terminal {
-                out.write_all(escape_text(&String::from_utf8_lossy(&data)).as_bytes())?;
-            } else {
-                out.write_all(&data)?;
-            }
-            out.flush()?;
+            text.write(&mut io::stdout().lock(), &data)?;
         }
     }
+    text.finish(&mut io::stdout().lock())?;
     if terminal {
         writeln!(io::stdout().lock())?;
     }

@@ -8,15 +8,14 @@ use boxrig_convox::{
     Client, Csv, Deploy, DeployEvent, EnvChange, ExecEvent, ExecSession, LogLine, Pipe,
     SocketInput, Wait,
 };
-use boxrig_wire::{
-    Error, Kind, ReplyShape, Result, Untrusted, UpgradeSlot, WebSocket, escape_text,
-};
+use boxrig_wire::{Error, Kind, ReplyShape, Result, Untrusted, UpgradeSlot, WebSocket};
 use clap::ArgMatches;
 use futures_util::StreamExt;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 
 use super::{api, option, pairs, text, texts};
+use crate::cli::escaped::Escaped;
 use crate::cli::exit::{Failure, Outcome};
 use crate::cli::native::{self, Native, Reply, convox::Convox, convox::has_exit_code};
 use crate::cli::output::{self, Column, Format, column};
@@ -72,27 +71,29 @@ async fn socket(native: &'static Native, reply: &Reply, reads: bool) -> Outcome 
         .and_then(UpgradeSlot::take_connection)
         .ok_or_else(|| Error::new(Kind::Protocol, "the rack did not switch protocols"))?;
     let (id, socket) = (native.meta.id, WebSocket::client(io));
+    let mut text = Escaped::new(io::stdout().is_terminal());
     if has_exit_code(id) {
         let (input, mut events) = ExecSession::new(socket, id).split();
         let _feeding = feed(input);
         while let Some(event) = events.next().await {
             match event? {
-                ExecEvent::Output(bytes) => shown(&bytes).await?,
-                ExecEvent::Exit(0) => return Ok(()),
+                ExecEvent::Output(bytes) => text.write(&mut io::stdout().lock(), &bytes)?,
+                ExecEvent::Exit(0) => break,
                 // A code that does not fit is a failure all the same.
                 ExecEvent::Exit(code) => {
+                    text.finish(&mut io::stdout().lock())?;
                     return Err(Failure::Code(u8::try_from(code & 0xff).unwrap_or(1).max(1)));
                 }
             }
         }
-        return Ok(());
+        return Ok(text.finish(&mut io::stdout().lock())?);
     }
     let (input, mut bytes) = Pipe::new(socket, id).split();
     let _feeding = (!reads).then(|| feed(input));
     while let Some(bytes) = bytes.next().await {
-        shown(&bytes?).await?;
+        text.write(&mut io::stdout().lock(), &bytes?)?;
     }
-    Ok(())
+    Ok(text.finish(&mut io::stdout().lock())?)
 }
 
 /// Ends a task with its value.
@@ -116,18 +117,6 @@ fn feed(input: SocketInput) -> Ends {
         }
         let _ = input.end().await;
     }))
-}
-
-/// Writes output: escaped for a terminal, as it is for anything else.
-async fn shown(bytes: &[u8]) -> Result<(), Failure> {
-    let mut out = tokio::io::stdout();
-    if io::stdout().is_terminal() {
-        let text = String::from_utf8_lossy(bytes);
-        out.write_all(escape_text(&text).as_bytes()).await?;
-    } else {
-        out.write_all(bytes).await?;
-    }
-    Ok(out.flush().await?)
 }
 
 /// The native client of the context.

@@ -1,19 +1,20 @@
 //! `cp` and `logs`.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use boxrig_compute::{
     Capability, CopyReport, CopySpec, Direction, ExecEvent, ExecSpec, LogOptions,
 };
-use boxrig_wire::{Error, Kind, Result, Untrusted, escape_text};
+use boxrig_wire::{Error, Kind, Result, Untrusted};
 use clap::ArgMatches;
 use futures_util::TryStreamExt;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use super::text;
-use crate::cli::exit::{Failure, Outcome};
+use crate::cli::escaped::Escaped;
+use crate::cli::exit::Outcome;
 use crate::cli::output::{self, Column, Show, column};
 use crate::cli::progress;
 use crate::cli::pump::Pump;
@@ -243,34 +244,11 @@ pub(crate) async fn logs(s: &Session, m: &ArgMatches) -> Outcome {
         .console(m.get_flag("console"));
     let escape = std::io::stdout().is_terminal() && !m.get_flag("raw");
     let mut log = found.compute.logs(&found.instance.id, options).await?;
-    let mut rest = Vec::new();
+    let mut text = Escaped::new(escape);
     while let Some(data) = log.try_next().await? {
-        let mut out = std::io::stdout().lock();
-        if escape {
-            rest.extend_from_slice(&data);
-            // A character that is not whole yet waits for its other half.
-            let whole = whole_characters(&rest);
-            let text = String::from_utf8_lossy(&rest[..whole]);
-            let text = text.replace("\r\n", "\n");
-            out.write_all(escape_text(&text).as_bytes())?;
-            rest.drain(..whole);
-        } else {
-            out.write_all(&data)?;
-        }
-        out.flush()?;
+        text.write(&mut std::io::stdout().lock(), &data)?;
     }
-    let text = String::from_utf8_lossy(&rest).into_owned();
-    std::io::stdout()
-        .write_all(escape_text(&text).as_bytes())
-        .map_err(Failure::from)
-}
-
-/// How many bytes from the front end with a whole character, or hold what is no UTF-8 anyway.
-fn whole_characters(bytes: &[u8]) -> usize {
-    match std::str::from_utf8(bytes) {
-        Err(e) if e.error_len().is_none() => e.valid_up_to(),
-        _ => bytes.len(),
-    }
+    Ok(text.finish(&mut std::io::stdout().lock())?)
 }
 
 #[cfg(test)]
@@ -299,13 +277,5 @@ mod tests {
         assert_eq!(out_path(dir.path(), "/x/y/"), dir.path().join("y"));
         assert_eq!(out_path(dir.path(), "/x/.."), dir.path());
         assert_eq!(out_path(Path::new("new"), "/x"), Path::new("new"));
-    }
-
-    #[test]
-    fn halves_of_characters_wait() {
-        let text = "aü".as_bytes();
-        assert_eq!(whole_characters(&text[..2]), 1);
-        assert_eq!(whole_characters(text), 3);
-        assert_eq!(whole_characters(b"\xff\xfe"), 2);
     }
 }
