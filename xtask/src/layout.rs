@@ -3,7 +3,7 @@
 //! Valgrind's `callgrind` names them; the commands are those that the benches compare with the official Incus client, and the
 //! daily ones on a local server. `crates/boxrig/build.rs` says what the list is good for.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -24,8 +24,45 @@ const LOCAL: &[&[&str]] = &[
     &["rm", "box"],
 ];
 
+/// Of the names in the list, a program of the same compiler must have so many parts in ten.
+const FRESH: usize = 8;
+
+/// Compares or writes the list.
+pub(crate) fn run(options: &[&str]) -> Result<()> {
+    match options {
+        [] => write(),
+        ["--check"] => check(),
+        other => Err(format!("layout: unknown options {other:?}").into()),
+    }
+}
+
+/// The first line of the list: names are the compiler's, and another one has others.
+fn compiler() -> Result<String> {
+    let said = shell::read(Command::new("rustc").arg("--version"))?;
+    Ok(format!("# {}", said.trim()))
+}
+
+/// Whether the program has the functions of the list. What changed since the list was written has other names, most of all the
+/// dependencies.
+fn check() -> Result<()> {
+    let names = shell::read(Command::new("nm").arg(server::program()?))?;
+    let names: HashSet<&str> = names
+        .lines()
+        .filter_map(|l| l.split(' ').next_back())
+        .collect();
+    let list = fs::read_to_string(root().join(LAYOUT))?;
+    let listed: Vec<&str> = list.lines().filter(|l| !l.starts_with('#')).collect();
+    let found = listed.iter().filter(|name| names.contains(**name)).count();
+    println!("layout: {found} of {} functions", listed.len());
+    let same = list.lines().next() == Some(&compiler()?);
+    match same && found * 10 < listed.len() * FRESH {
+        true => Err(format!("{LAYOUT} is stale: `cargo xtask layout` writes it anew").into()),
+        false => Ok(()),
+    }
+}
+
 /// Watches the commands and writes the list.
-pub(crate) fn write() -> Result<()> {
+fn write() -> Result<()> {
     let program = server::program()?;
     let folder = tempfile::Builder::new()
         .prefix("boxrig-layout-")
@@ -57,7 +94,8 @@ pub(crate) fn write() -> Result<()> {
         all.push(functions(&text, &program));
     }
     let list = ordered(&all);
-    fs::write(root().join(LAYOUT), list.join("\n") + "\n")?;
+    let text = format!("{}\n{}\n", compiler()?, list.join("\n"));
+    fs::write(root().join(LAYOUT), text)?;
     println!("layout: {} functions of {} commands", list.len(), all.len());
     Ok(())
 }

@@ -27,8 +27,9 @@ usage: cargo xtask TASK
   bench [--quick]              the clients, the engine and the command line, measured against peers;
                                prints the figures and writes docs/performance.md
       --only clients|convox|engine|tables|cli|incus   only this part; writes nothing
-  layout                       which functions the commands of BOXRIG_BIN (a release build) run; writes the order in which
-                               the linker lays them out (needs valgrind, root, and Debian for the Incus daemon)
+  layout [--check]             which functions the commands of BOXRIG_BIN (a release build) run; writes the order in which
+                               the linker lays them out (needs valgrind, root, and Debian for the Incus daemon), or says how
+                               many of them the program has
   licences                     every dependency has an accepted licence and none is banned
   peers fastvm [OPTIONS]       the vendor's Python SDK, unmodified, against `boxrig serve`
       --suite live|generated|script    only this one (repeatable)
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["coverage", options @ ..] => coverage::run(options),
         ["generate", options @ ..] => generate(options),
-        ["layout"] => layout::write(),
+        ["layout", options @ ..] => layout::run(options),
         ["licences"] => licences::check(),
         ["bench", options @ ..] => bench::run(options),
         ["peers", "fastvm", options @ ..] => peers::fastvm::run(options),
