@@ -523,3 +523,22 @@ fn both<A, B>(fed: Result<A>, written: Result<B>) -> Result<(A, B)> {
         (Err(e), _) | (Ok(_), Err(e)) => Err(e),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sum_beside_the_transfer_is_the_same() {
+        for total in [None, Some(1), Some(Sum::LARGE)] {
+            let mut sum = Sum::begin(total);
+            for n in 0..40_u8 {
+                sum.update(&vec![n; 1000 * usize::from(n)].into()).await;
+            }
+            let bytes: Vec<u8> = (0..40_u8)
+                .flat_map(|n| vec![n; 1000 * usize::from(n)])
+                .collect();
+            assert_eq!(sum.finish().await.unwrap(), hex(&Sha256::digest(&bytes)));
+        }
+    }
+}

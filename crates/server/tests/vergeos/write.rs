@@ -202,6 +202,34 @@ async fn what_is_unique_is_there_once() {
 }
 
 #[tokio::test]
+async fn a_category_rules_what_carries_its_tags() {
+    let api = Api::start().await;
+    let mut tags = Vec::new();
+    for (name, of) in [("vms", "vms"), ("networks", "vnets")] {
+        let category =
+            json!({ "name": name, "single_tag_selection": true, format!("taggable_{of}"): true });
+        let category = api.make("tag_categories", category).await;
+        for tag in ["one", "two"] {
+            let tag = json!({ "name": tag, "category": category });
+            tags.push(api.make("tags", tag).await);
+        }
+    }
+    let vm = api.make("vms", json!({ "name": "v" })).await;
+    let of = |tag: usize| json!({ "tag": tags[tag], "member": format!("vms/{vm}") });
+    let member = api.make("tag_members", of(0)).await;
+    for (tag, status, words) in [(1, 409, "allows one"), (2, 422, "not for vms")] {
+        let answer = api.post("tag_members", of(tag)).await;
+        assert_eq!(answer.status, status);
+        assert!(answer.err().contains(words), "{}", answer.err());
+    }
+    // Another tag in its place is one tag.
+    let path = format!("tag_members/{member}");
+    assert_eq!(api.put(&path, json!({ "tag": tags[1] })).await.status, 200);
+    assert_eq!(api.put(&path, json!({ "tag": tags[2] })).await.status, 422);
+    assert_eq!(api.row("tag_members", &member).await["tag"], tags[1]);
+}
+
+#[tokio::test]
 async fn what_belongs_to_a_row_goes_with_it() {
     let api = Api::start().await;
     let category = json!({ "name": "c", "taggable_vms": true });

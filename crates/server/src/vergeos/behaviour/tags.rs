@@ -29,7 +29,8 @@ fn allowed(tx: &Tx<'_>, row: &Row) -> Done {
         return Ok(());
     }
     let others = tx.children("tag_members", "member", member);
-    let mut others = others.iter().filter_map(|m| m.reference("tag"));
+    let others = others.iter().filter(|m| m.key() != row.key());
+    let mut others = others.filter_map(|m| m.reference("tag"));
     let of_category = |key: &String| {
         let other = tx.get("tags", key);
         other.is_some_and(|other| {
@@ -48,6 +49,13 @@ impl Behaviour for Tags {
     fn before_create(&self, tx: &mut Tx<'_>, table: &str, row: &mut Row) -> Done {
         match table {
             "tag_members" => allowed(tx, row),
+            _ => Ok(()),
+        }
+    }
+
+    fn before_update(&self, tx: &mut Tx<'_>, table: &str, old: &Row, new: &mut Row) -> Done {
+        match table {
+            "tag_members" if new != old => allowed(tx, new),
             _ => Ok(()),
         }
     }
