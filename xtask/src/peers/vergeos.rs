@@ -207,6 +207,9 @@ impl Bench {
             .filter_map(|l| l.split_once('\t'))
             .filter(|(name, _)| only.is_none_or(|o| name.contains(o)))
             .collect();
+        if wanted.is_empty() {
+            return Err(format!("no scenario has {only:?} in its name").into());
+        }
         if only.is_none() && wanted.len() < SCENARIOS {
             return Err(format!("{} scenarios, {SCENARIOS} are wanted", wanted.len()).into());
         }
