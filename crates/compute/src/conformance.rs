@@ -462,9 +462,8 @@ async fn a_signal_ends_the_command(c: &dyn Compute, i: &Instance) -> Outcome {
 
 async fn a_terminal_has_its_size(c: &dyn Compute, i: &Instance) -> Outcome {
     // Sizes and input may travel on sockets of their own, and one overtake the other.
-    let script = r#"stty size; read x
-        for i in 1 2 3 4 5 6 7 8 9; do [ "$(stty size)" = "33 77" ] && break; sleep 1; done
-        stty size; [ -t 1 ]"#;
+    let script = "stty size; read x; for i in 1 2 3 4 5 6 7 8 9; do \
+                  [ \"$(stty size)\" = '33 77' ] && break; sleep 1; done; stty size; [ -t 1 ]";
     let spec = ExecSpec::shell(script)
         .tty(TtySize { cols: 91, rows: 17 })
         .stdin(Stdin::Stream);
