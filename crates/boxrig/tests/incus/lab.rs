@@ -124,13 +124,15 @@ impl Lab {
         let mut all = vec!["incus", &command, "-o", "json"];
         all.extend(args);
         // A daemon that stops a bridge looks at every interface of the machine, and fails when another test's has just gone; its
-        // DHCP server may still hold the address then. So what is done to networks is tried again, and what fails each time fails.
-        let tries = if id.starts_with("network") { 20 } else { 0 };
+        // DHCP server may still hold the address then. Only what the daemon itself could not do to a network is tried again, and said.
+        let raced = |words: &str| id.starts_with("network") && words.starts_with("error: failed");
         let mut out = self.home.run(&all);
-        for _ in 0..tries {
-            if out.status.success() {
+        for _ in 0..20 {
+            let words = String::from_utf8_lossy(&out.stderr);
+            if out.status.success() || !raced(&words) {
                 break;
             }
+            println!("{id} is tried again: {words}");
             std::thread::sleep(std::time::Duration::from_millis(50));
             out = self.home.run(&all);
         }
