@@ -1,11 +1,11 @@
 //! Running commands.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use boxrig_engine::{ExecSpec, ExitStatus, InstanceId, Kind, WinSize};
+use boxrig_engine::{ExecSpec, ExitStatus, Kind, WinSize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Rig, collect, id, rig};
+use crate::support::{collect, id, rig};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn output_exit_codes_and_signals() {
@@ -171,29 +171,16 @@ async fn signals_and_dropping() {
         .exec(&vm, ExecSpec::new(["sh", "-c", "sleep 1001 & sleep 1002"]))
         .await
         .unwrap();
-    sleeping(&rig, &vm, 2).await;
+    rig.until(&vm, "pgrep -c sleep", "2").await;
     drop(exec);
-    sleeping(&rig, &vm, 0).await;
+    rig.until(&vm, "pgrep -c sleep", "0").await;
     // Or goes on, if asked for.
     let mut spec = ExecSpec::new(["sleep", "1003"]);
     spec.kill_on_drop = false;
     drop(rig.engine.exec(&vm, spec).await.unwrap());
-    sleeping(&rig, &vm, 1).await;
+    rig.until(&vm, "pgrep -c sleep", "1").await;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    sleeping(&rig, &vm, 1).await;
-}
-
-/// Waits until so many `sleep`s run in an instance.
-async fn sleeping(rig: &Rig, vm: &InstanceId, wanted: u32) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let said = rig.sh(vm, "pgrep -c sleep").await.stdout;
-        if said.trim() == wanted.to_string() {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{said} of {wanted}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    rig.until(&vm, "pgrep -c sleep", "1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Files through the agent.
 
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use boxrig_engine::{BoxReader, FileKind, Kind, WriteOptions};
 use tokio::io::AsyncReadExt;
@@ -211,13 +211,5 @@ async fn an_interrupted_write_changes_nothing() {
             .await
             .is_err()
     );
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let there = rig.ok(&vm, "cat /srv/f; ls -A /srv").await;
-        if there == "old\nf" {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{there}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    rig.until(&vm, "cat /srv/f; ls -A /srv", "old\nf").await;
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use boxrig_engine::{
     Engine, Error, Exec, ExecSpec, ExitStatus, InstanceId, InstanceSpec, Options, Result, Selection,
@@ -65,6 +66,19 @@ impl Rig {
         self.run(id, ExecSpec::new(["/bin/sh", "-c", script]))
             .await
             .unwrap()
+    }
+
+    /// Waits until a script says this, for ten seconds at most.
+    pub(crate) async fn until(&self, id: &InstanceId, script: &str, wanted: &str) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let said = self.sh(id, script).await.stdout;
+            if said.trim_end() == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{script}: {said:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Runs a shell script that must succeed, and gives its output.
