@@ -765,6 +765,37 @@ async fn ports() {
     assert_eq!(error.kind(), Kind::NotFound);
 }
 
+/// A process with much memory takes its time to die, and has no mark any more meanwhile.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_stop_waits_for_those_who_die_slowly() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path()).await;
+    engine.create(spec("a")).await.unwrap();
+    // It leaves its session, and its leader ends: only the mark finds it.
+    let script = "setsid dd if=/dev/zero of=/dev/null bs=400M count=1000000 2>/dev/null & echo $!";
+    let root = dir.path().join("instances/a/root");
+    for _ in 0..5 {
+        let script = format!("({script} > pid) >/dev/null 2>&1 </dev/null");
+        run(&engine, "a", sh(&script)).await;
+        let pid = std::fs::read_to_string(root.join("pid")).unwrap();
+        let memory = || {
+            let text = std::fs::read_to_string(format!("/proc/{}/statm", pid.trim())).ok()?;
+            text.split(' ').nth(1)?.parse::<u64>().ok()
+        };
+        eventually("takes memory", || {
+            memory().is_some_and(|pages| pages > 90_000)
+        })
+        .await;
+        engine
+            .stop(&id("a"), StopMode { grace: None })
+            .await
+            .unwrap();
+        assert!(!alive(&pid));
+        engine.start(&id("a")).await.unwrap();
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn after_the_end_of_a_server() {

@@ -93,7 +93,9 @@ impl Group {
                     .split(|byte| *byte == 0)
                     .any(|variable| variable == wanted)
             };
-            if !stat.zombie() && (led.contains(&stat.group) || ours()) {
+            // Every command leads a session of its own: what it holds is ours without a mark, too.
+            let held = led.contains(&stat.group) || led.contains(&stat.session);
+            if !stat.zombie() && (held || ours()) {
                 found.push(pid);
             }
         }
@@ -152,9 +154,18 @@ impl Group {
     /// Kills all of them and waits until they are gone; `false` when some are not after `patience`.
     pub(super) fn kill_all(&self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
+        // A process that dies gives up its environment first, and with it the mark by which it is
+        // found, and only then its files and its parent's wait: those seen once are followed by number.
+        let mut dying = BTreeSet::new();
         loop {
-            self.signal_all(libc::SIGKILL);
-            if self.pids().is_empty() {
+            let pids = self.pids();
+            for pid in &pids {
+                // SAFETY: kill takes numbers only. The process was ours a moment ago.
+                unsafe { libc::kill(*pid, libc::SIGKILL) };
+            }
+            dying.retain(|seen: &Seen| seen.runs());
+            dying.extend(pids.iter().filter_map(|pid| Seen::now(*pid)));
+            if pids.is_empty() && dying.is_empty() {
                 return true;
             }
             if Instant::now() >= until {
@@ -197,6 +208,40 @@ impl Group {
     }
 }
 
+/// A process, as long as it is the same: its number is given again to another.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Seen {
+    pid: i32,
+    #[cfg(target_os = "linux")]
+    since: u64,
+}
+
+#[cfg(target_os = "linux")]
+impl Seen {
+    fn now(pid: i32) -> Option<Self> {
+        Stat::read(pid).map(|stat| Self {
+            pid,
+            since: stat.since,
+        })
+    }
+
+    fn runs(&self) -> bool {
+        Stat::read(self.pid).is_some_and(|stat| !stat.zombie() && stat.since == self.since)
+    }
+}
+
+/// Process groups are found by their number, to the end.
+#[cfg(not(target_os = "linux"))]
+impl Seen {
+    fn now(_: i32) -> Option<Self> {
+        None
+    }
+
+    fn runs(&self) -> bool {
+        self.pid != 0
+    }
+}
+
 #[cfg(target_os = "linux")]
 fn is_stopped(pid: i32) -> bool {
     // One that is gone does not run either.
@@ -213,8 +258,11 @@ fn is_stopped(_: i32) -> bool {
 struct Stat {
     state: u8,
     group: i32,
+    session: i32,
     ticks: u64,
     threads: u64,
+    /// When it began, in ticks since the machine's start.
+    since: u64,
     pages: u64,
 }
 
@@ -233,8 +281,10 @@ impl Stat {
         Some(Self {
             state: *fields.first()?.as_bytes().first()?,
             group: fields.get(2)?.parse().ok()?,
+            session: fields.get(3)?.parse().ok()?,
             ticks: number(11)? + number(12)?,
             threads: number(17)?,
+            since: number(19)?,
             pages: number(21)?,
         })
     }
@@ -258,6 +308,7 @@ mod tests {
             (stat.state, stat.group, stat.ticks, stat.threads, stat.pages),
             (b'S', 42, 11, 3, 11)
         );
+        assert_eq!((stat.session, stat.since), (7, 9));
         for bad in [
             &b""[..],
             b")",
