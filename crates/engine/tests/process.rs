@@ -284,7 +284,9 @@ async fn terminals() {
         .write_all(b"\x03")
         .await
         .unwrap();
-    assert_eq!(exec.wait().await.unwrap(), ExitStatus::Code(42));
+    let ended = tokio::time::timeout(Duration::from_secs(10), exec.wait());
+    let ended = ended.await.expect("the signal arrives");
+    assert_eq!(ended.unwrap(), ExitStatus::Code(42));
     let exec = engine.exec(&id("a"), sh("true")).await.unwrap();
     assert_eq!(
         exec.control
