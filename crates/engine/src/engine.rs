@@ -3,10 +3,12 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
 
+use crate::net::Neighbours;
 use crate::types::{
     Attributes, Capabilities, DirEntry, EngineEvent, ExecSpec, ExitStatus, FileMeta, ImageConfig,
     ImageInfo, InstanceInfo, InstanceSpec, Limits, LogOptions, NetworkPolicy, SnapshotInfo,
@@ -284,6 +286,12 @@ pub trait Engine: Send + Sync + Debug {
 
     /// Removes an imported image. Instances made from it are not affected.
     fn delete_image<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Tells the engine by which names its instances reach each other, those that run already included. Only the first call
+    /// counts. Answers whether this engine makes use of it: only one with networks of its own does.
+    fn set_neighbours(&self, _neighbours: Arc<dyn Neighbours>) -> bool {
+        false
+    }
 
     /// What happens from now on. A receiver that falls behind by 1,024 events is told so by the channel;
     /// it then calls [`Engine::list`].

@@ -53,7 +53,7 @@ pub use engine::{
 pub use error::{Error, Kind, Result};
 pub use id::{InstanceId, MAX_ID_LEN, SnapshotId};
 pub use memory::{Memory, Timings};
-pub use net::EgressPolicy;
+pub use net::{EgressPolicy, Neighbours};
 pub use open::{Options, Selection, open, probe};
 pub use probe::{ProbeReport, ProbeStep, Remedy, StepFailure};
 #[cfg(unix)]

@@ -124,7 +124,13 @@ impl Decoding {
     ///
     /// [`Kind::Protocol`], with the place in the document and the body.
     pub fn json<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T> {
-        serde_json::from_slice(bytes).map_err(|e| {
+        // Checked to be UTF-8 as a whole, not text by text: that is a twentieth of a long list. What is not is left to the parser,
+        // which says where.
+        let parsed = match std::str::from_utf8(bytes) {
+            Ok(text) => serde_json::from_str(text),
+            Err(_) => serde_json::from_slice(bytes),
+        };
+        parsed.map_err(|e| {
             let html = bytes.trim_ascii_start().first() == Some(&b'<');
             let e = self
                 .protocol(format_args!("the reply is not the expected JSON: {e}"))

@@ -14,6 +14,7 @@ use super::address::{AddressGuard, SystemAddresses};
 use super::copy::both_ways;
 use super::dns::DnsServer;
 use super::names::NameTable;
+use super::neighbours::Neighbourhood;
 use super::original::{ConntrackTarget, OriginalTarget};
 use super::policy::{EgressPolicy, Protocol, Verdict};
 use super::resolve::{Resolve, SystemResolve};
@@ -89,6 +90,8 @@ pub struct EgressOptions {
     pub guard: AddressGuard,
     /// How much may be open.
     pub limits: EgressLimits,
+    /// Names that lead to other instances; of one instance.
+    pub neighbours: Option<Neighbourhood>,
 }
 
 impl Default for EgressOptions {
@@ -100,6 +103,7 @@ impl Default for EgressOptions {
             original: Arc::new(ConntrackTarget),
             guard: AddressGuard::new(Arc::new(SystemAddresses::default())),
             limits: EgressLimits::default(),
+            neighbours: None,
         }
     }
 }
@@ -164,6 +168,7 @@ impl Egress {
             guard: options.guard.clone(),
             policy: receiver.clone(),
             names: Arc::clone(&names),
+            neighbours: options.neighbours.clone(),
         });
         let shared = Arc::new(Shared {
             slots: Arc::new(Semaphore::new(options.limits.connections)),
@@ -260,9 +265,11 @@ impl Shared {
             }
             return;
         }
-        let address = match self.options.guard.check(target.ip()) {
-            Ok(ip) => SocketAddr::new(ip, target.port()),
-            Err(why) => {
+        let neighbour = self.neighbour(target);
+        let address = match (&neighbour, self.options.guard.check(target.ip())) {
+            (Some(_), _) => target,
+            (None, Ok(ip)) => SocketAddr::new(ip, target.port()),
+            (None, Err(why)) => {
                 tracing::debug!(%target, %why, "an instance's connection is refused");
                 self.refuse(&stream);
                 return;
@@ -274,8 +281,13 @@ impl Shared {
             self.refuse(&stream);
             return;
         }
-        let dialled =
-            tokio::time::timeout(self.options.limits.connect, self.options.dial.dial(address));
+        let dial = async {
+            match &neighbour {
+                Some((neighbours, name)) => neighbours.connect(name, address.port()).await,
+                None => self.options.dial.dial(address).await,
+            }
+        };
+        let dialled = tokio::time::timeout(self.options.limits.connect, dial);
         let upstream = match dialled.await {
             Ok(Ok(upstream)) => upstream,
             Ok(Err(_)) | Err(_) => {
@@ -311,6 +323,12 @@ impl Shared {
         if ended.is_err() {
             reset(&stream);
         }
+    }
+
+    /// The neighbour whose name was answered with this address.
+    fn neighbour(&self, target: SocketAddr) -> Option<(&Neighbourhood, String)> {
+        let neighbours = self.options.neighbours.as_ref()?;
+        Some((neighbours, neighbours.name(target.ip())?))
     }
 
     fn denies(&self, policy: &EgressPolicy, address: SocketAddr) -> bool {

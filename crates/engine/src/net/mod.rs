@@ -4,7 +4,7 @@
 //! on that interface lets connections to anywhere leave their socket; nf_tables rules then redirect
 //! TCP to one loopback listener and DNS to another, and drop the rest. The listeners are made inside
 //! the namespace and handed to the server, which decides by [`EgressPolicy`], dials for the instance
-//! and copies bytes ([`Egress`]). No link, no address, no packet of the instance ever reaches the
+//! and copies bytes ([`Egress`]). Names of neighbours ([`Neighbours`]) lead to other instances the same way. No link, no address, no packet of the instance ever reaches the
 //! host's network, and nothing here needs root.
 //!
 //! Order of work when an instance starts:
@@ -18,6 +18,7 @@
 //! undo the rules (and then still reach nothing: there is no link).
 
 pub mod ack;
+mod neighbours;
 pub mod netlink;
 pub mod nft;
 mod policy;
@@ -51,6 +52,8 @@ pub use {
     resolve::{Family, LookupFailure, Resolve, SystemResolve},
 };
 
+pub(crate) use neighbours::Told;
+pub use neighbours::{Neighbourhood, Neighbours};
 pub use policy::{
     DnsPolicy, DnsRule, DomainPattern, DomainPatternError, EgressPolicy, EgressRule, IpNet, Ports,
     Protocol, Target, Verdict,

@@ -16,7 +16,7 @@ use super::record::{self, Record, Run};
 use super::ring::Ring;
 use super::{Inner, blocking, exec, packet};
 use crate::cgroup::Group;
-use crate::net::{Egress, EgressCounters};
+use crate::net::{Egress, EgressCounters, EgressOptions, Neighbourhood};
 use crate::{
     Error, EventKind, ExecSpec, InstanceId, InstanceInfo, InstanceState, Kind, NetworkPolicy,
     Result, StopMode,
@@ -330,12 +330,13 @@ impl Inner {
             NetworkPolicy::Egress(policy) => policy.clone(),
             NetworkPolicy::Default => crate::EgressPolicy::default(),
         };
-        let egress = Egress::start(
-            launch::egress_listeners(sockets),
-            policy,
-            self.egress.clone(),
-        )
-        .map_err(|e| Error::io("serve the instance's outgoing connections", e))?;
+        let neighbours = Neighbourhood::new(instance.id.clone(), Arc::clone(&self.neighbours));
+        let options = EgressOptions {
+            neighbours: Some(neighbours),
+            ..self.egress.clone()
+        };
+        let egress = Egress::start(launch::egress_listeners(sockets), policy, options)
+            .map_err(|e| Error::io("serve the instance's outgoing connections", e))?;
         *lock(&live.egress) = Some(egress);
         Ok(())
     }

@@ -54,7 +54,7 @@ use self::snapshots::{instance_exists, must_be};
 use crate::cgroup::Cgroups;
 use crate::image::{ImageStore, ImportLimits};
 use crate::lock::DirectoryLock;
-use crate::net::EgressOptions;
+use crate::net::{EgressOptions, Told};
 use crate::{
     EngineEvent, Error, EventKind, Exec, ExecSpec, InstanceId, InstanceInfo, InstanceState, Kind,
     Limits, NetworkPolicy, Options, Result, SnapshotId, Stats, StopMode, WinSize, check,
@@ -78,6 +78,8 @@ struct Inner {
     ids: Ids,
     cgroups: Cgroups,
     egress: EgressOptions,
+    /// By which names instances reach each other, once a platform says so.
+    neighbours: Told,
     /// The host's folders in the built-in image.
     host: Vec<builtin::HostFolder>,
     /// The built-in image's layer, as in records.
@@ -196,6 +198,7 @@ impl Inner {
             ids,
             cgroups: Cgroups::discover(&scope),
             egress: EgressOptions::default(),
+            neighbours: Told::default(),
             host,
             images: ImageStore::open(&dirs.images(), ImportLimits::default())?,
             built: Mutex::new(built::load(&dirs)?),

@@ -365,6 +365,13 @@ impl Engine for Sandbox {
         })
     }
 
+    fn set_neighbours(&self, neighbours: Arc<dyn crate::Neighbours>) -> bool {
+        if self.0.neighbours.set(neighbours).is_err() {
+            tracing::warn!("the instances' names for each other were told a second time");
+        }
+        true
+    }
+
     fn events(&self) -> broadcast::Receiver<EngineEvent> {
         self.0.events.subscribe()
     }

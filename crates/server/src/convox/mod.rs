@@ -21,6 +21,7 @@ mod logging;
 mod logs;
 mod manifest;
 mod metrics;
+mod neighbours;
 mod objects;
 mod output;
 mod params;
@@ -275,6 +276,10 @@ impl Rack {
     pub async fn open(core: Arc<Core>) -> Result<Self, ApiError> {
         let state = Arc::new(State::load(core)?);
         objects::sweep(&state);
+        let inside = neighbours::Inside::of(&state);
+        if !state.core.engine.set_neighbours(inside) {
+            tracing::debug!("services do not reach each other by name on this engine");
+        }
         let around = state.core.around.clone();
         let router = around.into_iter().fold(router(), Router::around);
         let rack = Self {

@@ -89,14 +89,12 @@ impl Rack {
             .await
             .unwrap();
         tokio::spawn(connection.with_upgrades());
-        let mut request = http::Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, address);
-        if !headers
-            .iter()
-            .any(|(n, _)| n.eq_ignore_ascii_case("authorization"))
-        {
+        let mut request = http::Request::builder().method(method).uri(path);
+        let says = |name: &str| headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
+        if !says("host") {
+            request = request.header(header::HOST, address);
+        }
+        if !says("authorization") {
             request = request.header("Authorization", basic("convox", &self.password));
         }
         for (name, value) in headers {

@@ -9,6 +9,7 @@ mod console;
 mod deploy;
 mod http;
 mod more;
+mod neighbours;
 mod resources;
 mod rest;
 #[path = "../support/mod.rs"]

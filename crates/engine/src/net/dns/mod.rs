@@ -1,7 +1,7 @@
 //! The name service of instances.
 //!
 //! Port 53 of every address leads here, over UDP and TCP. `A` and `AAAA` questions are answered by
-//! the host's resolver; every address in an answer is noted, so that rules about domains can be
+//! the host's resolver, unless the name is a neighbour's; every address in an answer is noted, so that rules about domains can be
 //! applied when it is dialled. Other types are answered "not implemented": the host's resolver
 //! interface cannot ask for them, and an empty answer would be untrue.
 
@@ -21,6 +21,7 @@ pub use wire::{Malformed, Query, ResponseCode, parse_query, reply};
 
 use super::address::AddressGuard;
 use super::names::NameTable;
+use super::neighbours::Neighbourhood;
 use super::policy::{EgressPolicy, Verdict};
 use super::resolve::{Family, LookupFailure, Resolve};
 
@@ -48,6 +49,8 @@ pub struct DnsServer {
     pub policy: watch::Receiver<Arc<EgressPolicy>>,
     /// Where answers are noted.
     pub names: Arc<NameTable>,
+    /// Whose names are answered before the host's resolver is asked.
+    pub neighbours: Option<Neighbourhood>,
 }
 
 impl DnsServer {
@@ -89,6 +92,15 @@ impl DnsServer {
                 Family::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
             };
             return (ResponseCode::NoError, vec![own]);
+        }
+        let neighbour = self.neighbours.as_ref().and_then(|n| n.address(name));
+        if let Some(address) = neighbour.map(IpAddr::V4) {
+            self.names.tie(name, address, Instant::now());
+            let found = match family {
+                Family::V4 => vec![address],
+                Family::V6 => NONE,
+            };
+            return (ResponseCode::NoError, found);
         }
         let found = match self.resolve.resolve(name, family).await {
             Ok(found) => found,
@@ -239,6 +251,7 @@ mod tests {
             guard: AddressGuard::new(Arc::new(Nobody)),
             policy: watch::channel(Arc::new(policy)).1,
             names: Arc::new(NameTable::default()),
+            neighbours: None,
         }
     }
 

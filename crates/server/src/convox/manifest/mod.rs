@@ -197,18 +197,24 @@ const SERVICE: [&str; 46] = [
     "domains",
 ];
 /// What a service can say and what is not done here: passing it over without a word would be a lie.
-const PASSED_OVER: [&str; 14] = [
+const PASSED_OVER: [&str; 20] = [
+    "accessControl",
     "certificate",
     "configMounts",
+    "dnsConfig",
     "grpcHealthEnabled",
     "liveness",
     "startupProbe",
+    "imagePullSecrets",
     "initContainer",
     "internalRouter",
     "lifecycle",
+    "links",
+    "nlb",
     "privileged",
     "securityContext",
     "sticky",
+    "tls",
     "volumes",
     "volumeOptions",
     "whitelist",
