@@ -4,8 +4,9 @@
 //! on that interface lets connections to anywhere leave their socket; nf_tables rules then redirect
 //! TCP to one loopback listener and DNS to another, and drop the rest. The listeners are made inside
 //! the namespace and handed to the server, which decides by [`EgressPolicy`], dials for the instance
-//! and copies bytes ([`Egress`]). Names of neighbours ([`Neighbours`]) lead to other instances the same way. No link, no address, no packet of the instance ever reaches the
-//! host's network, and nothing here needs root.
+//! and copies bytes ([`Egress`]). Names of neighbours ([`Neighbours`]) lead to other instances the same
+//! way. No link, no address, no packet of the instance ever reaches the host's network, and nothing here
+//! needs root.
 //!
 //! Order of work when an instance starts:
 //!

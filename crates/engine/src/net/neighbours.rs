@@ -36,8 +36,9 @@ pub trait Neighbours: Send + Sync + std::fmt::Debug {
 /// Where an engine keeps what it was told; instances that run already find it there too.
 pub(crate) type Told = Arc<OnceLock<Arc<dyn Neighbours>>>;
 
-/// The first address that is given: 198.18.0.0/15 is for tests of network devices (RFC 2544) and led to from nowhere.
-const FIRST: u32 = u32::from_be_bytes([198, 18, 0, 0]);
+/// The first address that is given. 240.0.0.0/4 is reserved (RFC 1112): no network has such addresses, and the guard refuses those
+/// that were not given, so that a connection to a neighbour that is not known any more leads nowhere.
+const FIRST: u32 = u32::from_be_bytes([240, 0, 0, 0]);
 /// How many there are.
 const ADDRESSES: u32 = 1 << 17;
 /// Names that are remembered. A name's address follows from the name, so to forget one costs next to nothing.
@@ -131,7 +132,7 @@ mod tests {
         for n in 0..2000 {
             let name = format!("n{n}");
             let at = here.address(&name).unwrap();
-            assert_eq!(at.octets()[0], 198);
+            assert_eq!(at.octets()[0], 240);
             assert_eq!(here.address(&name.to_ascii_uppercase()), Some(at));
             assert_eq!(here.name(at.into()), Some(name.clone()));
             assert_eq!(all.insert(at, name), None);

@@ -1,8 +1,8 @@
 //! The name service of instances.
 //!
 //! Port 53 of every address leads here, over UDP and TCP. `A` and `AAAA` questions are answered by
-//! the host's resolver, unless the name is a neighbour's; every address in an answer is noted, so that rules about domains can be
-//! applied when it is dialled. Other types are answered "not implemented": the host's resolver
+//! the host's resolver, unless the name is a neighbour's; every address in an answer is noted, so that
+//! rules about domains can be applied when it is dialled. Other types are answered "not implemented": the host's resolver
 //! interface cannot ask for them, and an empty answer would be untrue.
 
 mod wire;
