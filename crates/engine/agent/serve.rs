@@ -604,7 +604,11 @@ fn freeze(agent: &Agent) -> Result<()> {
             !matches!(state, b'T' | b't' | b'D')
         })?;
         let still = running == 0;
-        quiet = if still && waiting.get() == 0 { quiet + 1 } else { 0 };
+        quiet = if still && waiting.get() == 0 {
+            quiet + 1
+        } else {
+            0
+        };
         waits = if still { waits + 1 } else { 0 };
         if quiet == 2 || waits == WAITS {
             return Ok(());

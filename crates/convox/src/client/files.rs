@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use boxrig_wire::{Error, Kind, Result, Secret, Untrusted};
@@ -397,7 +397,10 @@ pub(crate) fn map(file: &Path) -> Result<Option<Hosts>> {
 }
 
 /// Writes such a file whole or not at all, for the owner only.
+#[cfg(feature = "transport")]
 pub(crate) fn write(file: &Path, hosts: &Hosts) -> Result<()> {
+    use std::io::Write as _;
+
     let dir = file.parent().unwrap_or(Path::new("."));
     let text = serde_json::to_vec_pretty(hosts)
         .map_err(|e| Error::new(Kind::Failed, "the file cannot be written").with_source(e))?;

@@ -9,6 +9,7 @@ mod exec;
 mod files;
 mod groups;
 mod logs;
+#[cfg(feature = "transport")]
 mod session;
 mod socket;
 mod waiting;

@@ -1,6 +1,7 @@
 //! Services reach each other by name, inside the rack.
 
 use crate::deploy::sandbox;
+use crate::http::Rack;
 
 /// Answers its release on `PORT` and on 6000; `web` asks `api` before it says that it is healthy.
 const SERVER: &str = r#"
@@ -54,7 +55,9 @@ except Exception as e: print('no:', e, end='')
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_reach_each_other_by_name() {
-    let Some(rack) = sandbox().await else { return };
+    let Some(mut rack) = sandbox().await else {
+        return;
+    };
     let mut releases = Vec::new();
     for app in ["shop", "other"] {
         rack.form("POST", "/apps", &format!("name={app}"))
@@ -68,10 +71,6 @@ async fn services_reach_each_other_by_name() {
         assert_eq!(now["release"], *release, "{now}");
         releases.push(release);
     }
-    let ask = async |service: &str, url: &str| {
-        let command = format!("python3 /ask.py {url}");
-        rack.exec("shop", service, &command, None).await.0
-    };
     let api = format!("api {}", releases[0]);
     for host in [
         "api",
@@ -81,25 +80,29 @@ async fn services_reach_each_other_by_name() {
         "api.boxrig-shop.svc.cluster.local",
     ] {
         assert_eq!(
-            ask("web", &format!("http://{host}:5000/")).await,
+            ask(&rack, "web", &format!("http://{host}:5000/")).await,
             api,
             "{host}"
         );
     }
-    assert_eq!(ask("web", "http://api:6000/").await, api);
+    assert_eq!(ask(&rack, "web", "http://api:6000/").await, api);
     assert_eq!(
-        ask("api", "http://web:3000/").await,
+        ask(&rack, "api", "http://web:3000/").await,
         format!("web {}", releases[0])
     );
     // Another app's, too.
     assert_eq!(
-        ask("web", "http://api.other:5000/").await,
+        ask(&rack, "web", "http://api.other:5000/").await,
         format!("api {}", releases[1])
     );
     // What is no port of the service is not reached, though it listens; nor is an unknown service.
-    assert!(ask("web", "http://api:7000/").await.starts_with("no: "));
     assert!(
-        ask("web", "http://nobody.shop:5000/")
+        ask(&rack, "web", "http://api:7000/")
+            .await
+            .starts_with("no: ")
+    );
+    assert!(
+        ask(&rack, "web", "http://nobody.shop:5000/")
             .await
             .starts_with("no: ")
     );
@@ -117,5 +120,24 @@ async fn services_reach_each_other_by_name() {
     let next = changed["id"].as_str().unwrap();
     let now = rack.promote("shop", next).await;
     assert_eq!(now["release"], next, "{now}");
-    assert_eq!(ask("web", "http://api:5000/").await, format!("api {next}"));
+    assert_eq!(
+        ask(&rack, "web", "http://api:5000/").await,
+        format!("api {next}")
+    );
+
+    // A server that begins anew finds the processes as they run, and they each other.
+    rack.server
+        .restart(|config| config.engine(boxrig_engine::Selection::Sandbox))
+        .await
+        .unwrap();
+    assert_eq!(
+        ask(&rack, "web", "http://api:5000/").await,
+        format!("api {next}")
+    );
+}
+
+/// What a service of `shop` is answered at an address.
+async fn ask(rack: &Rack, service: &str, url: &str) -> String {
+    let command = format!("python3 /ask.py {url}");
+    rack.exec("shop", service, &command, None).await.0
 }

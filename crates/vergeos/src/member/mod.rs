@@ -8,11 +8,13 @@
 mod args;
 mod call;
 mod catalogue;
+mod look;
 mod outcome;
 mod ran;
 mod request;
 mod run;
 mod send;
+mod shown;
 mod special;
 mod value;
 

@@ -13,6 +13,7 @@ use super::catalogue::{self, Member, Step, Way};
 use super::outcome::{Lister, same};
 use super::ran::{Picks, Ran, Reply};
 use super::send::parse;
+use super::shown::{property, view};
 use super::value::{Look, eval, holds, plain};
 use crate::client::Wait;
 use crate::ops::{GetQuery, ListQuery};
@@ -72,76 +73,10 @@ pub(crate) struct Run {
     pub(crate) invocation: Invocation,
     pub(crate) member: Member,
     pub(crate) replies: Vec<Reply>,
-    pick: Picks,
+    pub(super) pick: Picks,
     /// How the rows that are given back are listed, when that is all that is done with them.
     lister: Option<Lister>,
     rows: Option<Box<dyn Any + Send + Sync>>,
-}
-
-impl Look for Run {
-    fn arg(&self, name: &str) -> Option<&Value> {
-        self.invocation.args.get(name)
-    }
-    fn scope(&self, class: &str, column: &str) -> Result<Value> {
-        let scopes = &self.invocation.node.scopes;
-        // Members that several kinds of rows share are written down for one of them.
-        let scope = scopes.iter().rev().find(|s| s.class == class);
-        let Some(scope) = scope.or(scopes.last()) else {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!("{} belongs to a row of {class}", self.member.id()),
-            ));
-        };
-        let value = scope.row().get(column).cloned();
-        value.filter(|v| !v.is_null()).ok_or_else(|| {
-            Error::new(
-                Kind::NotFound,
-                format!("{class} {} has no {column}", scope.key),
-            )
-        })
-    }
-    fn reply(&self, step: usize, column: &str) -> Result<Value> {
-        let reply = self.replies.iter().find(|r| r.id == step);
-        let row = match reply.map(|r| &r.value) {
-            Some(Value::Array(rows)) => {
-                let pick = self.pick.iter().find(|(id, _)| *id == step);
-                let mut rows: Vec<&Value> = rows.iter().collect();
-                if let Some((_, pick)) = pick {
-                    rows.retain(|r| pick.iter().all(|(c, v)| same(&r[c], v)));
-                }
-                match rows.as_slice() {
-                    [] => {
-                        return Err(crate::client::none(&self.member.table, self.asked()));
-                    }
-                    [row] => Some(*row),
-                    [row, ..] if reply.is_some_and(|r| r.ordered) => Some(*row),
-                    _ => return Err(crate::client::ambiguous(&self.member.table, self.asked())),
-                }
-            }
-            other => other,
-        };
-        let value = row.and_then(|r| r.get(column)).cloned();
-        // An action's receipt names what it made within its response.
-        let made = || {
-            let response = row?.get("response")?.as_object()?;
-            response
-                .iter()
-                .find(|(name, _)| column == "$key" && name.ends_with("key"))
-                .map(|(_, v)| v.clone())
-        };
-        // Receipts have their numbers in texts.
-        let number = |v: Value| match (column, crate::Key::of(&v)) {
-            ("$key", Some(key)) => key.into(),
-            _ => v,
-        };
-        let value = value.filter(|v| !v.is_null()).or_else(made).map(number);
-        value.ok_or_else(|| {
-            Error::new(
-                Kind::Protocol,
-                format!("{}: a reply has no {column}", self.member.id()),
-            )
-        })
-    }
 }
 
 impl Run {
@@ -587,81 +522,6 @@ pub(crate) fn finish(run: Run, way: &Way) -> Result<Ran> {
         transferred: None,
         client: None,
     })
-}
-/// A document of the row's columns, which are asked for unless they are known.
-async fn view(run: Run) -> Result<Ran> {
-    let member = &run.member;
-    let node = &run.invocation.node;
-    let scope = node
-        .scopes
-        .last()
-        .ok_or_else(|| Error::new(Kind::Invalid, format!("{} belongs to a row", member.id())))?;
-    let known = scope.row().clone();
-    let row = match known.len() > 1 {
-        true => known,
-        false => {
-            // All columns: some are in no projection.
-            let get = GetQuery::default();
-            let (table, key) = (member.table.clone(), Some(scope.key.to_string()));
-            let list = ListQuery::default();
-            let bytes = match member.table.ends_with("dashboard") {
-                // There is one, without a key.
-                true => node.client.document(table, None, list, get).await?,
-                false => node.client.document(table, key, list, get).await?,
-            };
-            match parse(&bytes)? {
-                Value::Array(rows) => rows.into_iter().next().unwrap_or_default(),
-                row => row,
-            }
-            .as_object()
-            .cloned()
-            .unwrap_or_default()
-        }
-    };
-    let shown = crate::views::of(&member.class, &member.member, &run.invocation.args, row);
-    let shown = shown.ok_or_else(|| {
-        let asked = boxrig_wire::Untrusted::new(run.asked());
-        Error::new(Kind::Invalid, format!("{} has no {asked}", member.id()))
-    })?;
-    Ok(Ran::of(&run, shown))
-}
-
-/// A property: the key of the row that a manager belongs to.
-async fn property(run: Run) -> Result<Ran> {
-    let want = run.member.member.trim_end_matches("_key").to_owned();
-    let scopes = &run.invocation.node.scopes;
-    let by_class = |name: &str| {
-        scopes
-            .iter()
-            .rev()
-            .find(|s| s.class.to_ascii_lowercase().contains(name))
-    };
-    let scope = match want.as_str() {
-        "machine" => scopes.last(),
-        "network" => by_class("network"),
-        "view" => by_class("dnsview"),
-        "zone" => by_class("dnszone"),
-        other => by_class(other).or(scopes.last()),
-    };
-    let Some(scope) = scope else {
-        return Ok(Ran::of(&run, Value::Null));
-    };
-    let value = match want.as_str() {
-        "machine" => {
-            let way = Way {
-                when: Vec::new(),
-                spread: Vec::new(),
-                spread_step: Vec::new(),
-                steps: Vec::new(),
-                returns: Vec::new(),
-            };
-            run.learn(&way).await?;
-            let class = scope.class.clone();
-            run.scope(&class, "machine")?
-        }
-        _ => scope.key.clone().into(),
-    };
-    Ok(Ran::of(&run, value))
 }
 
 /// What a manager's `list` would ask for.
