@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use boxrig_engine::net::ack::{self, Outcome};
 use boxrig_engine::net::{
     self, AddressGuard, Dial, Egress, EgressLimits, EgressListeners, EgressOptions, EgressPolicy,
-    EgressRule, Family, HostAddresses, LookupFailure, OriginalTarget, Protocol, Resolve, Target,
-    Verdict, netlink,
+    EgressRule, Family, HostAddresses, LookupFailure, Neighbourhood, Neighbours, OriginalTarget,
+    Protocol, Resolve, Target, Told, Verdict, netlink,
 };
-use boxrig_engine::{BoxDuplex, BoxFuture};
+use boxrig_engine::{BoxDuplex, BoxFuture, InstanceId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[derive(Debug)]
@@ -460,6 +460,73 @@ async fn a_new_policy_cuts_what_it_denies() {
         (egress.counters().connected, egress.counters().refused),
         (1, 1)
     );
+}
+
+/// One neighbour, `api`, whose port 5000 answers who asked.
+#[derive(Debug)]
+struct Street;
+
+impl Neighbours for Street {
+    fn knows(&self, _: &InstanceId, name: &str) -> bool {
+        name == "api"
+    }
+
+    fn connect<'a>(
+        &'a self,
+        from: &'a InstanceId,
+        name: &'a str,
+        port: u16,
+    ) -> BoxFuture<'a, io::Result<BoxDuplex>> {
+        Box::pin(async move {
+            if port != 5000 {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            let (ours, mut theirs) = tokio::io::duplex(64);
+            theirs
+                .write_all(format!("{name} to {from}").as_bytes())
+                .await?;
+            Ok(Box::new(ours) as BoxDuplex)
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_neighbour_is_reached_as_far_as_the_rules_let() {
+    let told = Told::default();
+    assert!(told.set(Arc::new(Street)).is_ok());
+    let neighbours = Neighbourhood::new(InstanceId::new("web").unwrap(), told);
+    let known = neighbours.address("api").unwrap();
+    let unknown = std::net::Ipv4Addr::from(u32::from(known) ^ 1);
+    let world = Arc::new(World::default());
+    let deny_port = EgressPolicy {
+        rules: vec![EgressRule {
+            verdict: Verdict::Deny,
+            target: Target::Any,
+            protocol: Some(Protocol::Tcp),
+            ports: Some(net::Ports {
+                first: 5000,
+                last: 5000,
+            }),
+        }],
+        ..EgressPolicy::default()
+    };
+    for (address, port, policy, wanted) in [
+        (known, 5000, EgressPolicy::default(), Some("api to web")),
+        (known, 5001, EgressPolicy::default(), None),
+        (known, 5000, deny_port, None),
+        (unknown, 5000, EgressPolicy::default(), None),
+    ] {
+        let options = EgressOptions {
+            original: Arc::new(To((address, port).into())),
+            neighbours: Some(neighbours.clone()),
+            ..options(&world)
+        };
+        let (_egress, at) = local(options, policy);
+        let mut stream = tokio::net::TcpStream::connect(at).await.unwrap();
+        assert_eq!(greeting(&mut stream).await.ok().as_deref(), wanted);
+    }
+    // Nothing of it went into the world.
+    assert!(world.dialled.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -53,8 +53,7 @@ pub use {
     resolve::{Family, LookupFailure, Resolve, SystemResolve},
 };
 
-pub(crate) use neighbours::Told;
-pub use neighbours::{Neighbourhood, Neighbours};
+pub use neighbours::{Neighbourhood, Neighbours, Told};
 pub use policy::{
     DnsPolicy, DnsRule, DomainPattern, DomainPatternError, EgressPolicy, EgressRule, IpNet, Ports,
     Protocol, Target, Verdict,

@@ -34,7 +34,7 @@ pub trait Neighbours: Send + Sync + std::fmt::Debug {
 }
 
 /// Where an engine keeps what it was told; instances that run already find it there too.
-pub(crate) type Told = Arc<OnceLock<Arc<dyn Neighbours>>>;
+pub type Told = Arc<OnceLock<Arc<dyn Neighbours>>>;
 
 /// The first address that is given. 240.0.0.0/4 is reserved (RFC 1112): no network has such addresses, and the guard refuses those
 /// that were not given, so that a connection to a neighbour that is not known any more leads nowhere.
@@ -53,7 +53,9 @@ pub struct Neighbourhood {
 }
 
 impl Neighbourhood {
-    pub(crate) fn new(of: InstanceId, told: Told) -> Self {
+    /// The neighbours of `of`, by what `told` holds when they are asked for.
+    #[must_use]
+    pub fn new(of: InstanceId, told: Told) -> Self {
         Self {
             of,
             told,
@@ -62,7 +64,8 @@ impl Neighbourhood {
     }
 
     /// The address for a neighbour's name; `None` for any other name.
-    pub(super) fn address(&self, name: &str) -> Option<Ipv4Addr> {
+    #[must_use]
+    pub fn address(&self, name: &str) -> Option<Ipv4Addr> {
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         if !self.told.get()?.knows(&self.of, &name) {
             return None;
