@@ -83,6 +83,11 @@ impl Live {
         }
     }
 
+    /// Resets its connections, and leaves its sockets to whoever asks for them next.
+    pub(super) fn end_egress(&self) {
+        drop(lock(&self.egress).take());
+    }
+
     pub(super) fn counters(&self) -> Option<EgressCounters> {
         lock(&self.egress).as_ref().map(Egress::counters)
     }
@@ -371,13 +376,21 @@ impl Inner {
         if let Some(status) = main_exit {
             self.tell(&instance.id, EventKind::MainExited(status));
         }
-        tokio::spawn(monitor(
-            Arc::downgrade(self),
-            Arc::clone(instance),
-            live,
-            watch,
-        ));
+        self.follow(instance, live, watch);
         Ok(())
+    }
+
+    /// Has a running instance followed until it ends, or the engine is dropped.
+    fn follow(self: &Arc<Self>, instance: &Arc<Instance>, live: Arc<Live>, watch: Channel) {
+        let mut open = self.open.subscribe();
+        let following = monitor(Arc::downgrade(self), Arc::clone(instance), live, watch);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = following => {}
+                // Nothing is ever sent: this is the sender's end.
+                _ = open.changed() => {}
+            }
+        });
     }
 
     async fn mark_failed(&self, instance: &Instance, reason: &str) {
@@ -454,7 +467,7 @@ impl Inner {
                 format!("the processes of instance {} do not end", instance.id),
             ));
         }
-        drop(lock(&live.egress).take());
+        live.end_egress();
         if let Some(run) = &record.run {
             self.clean_up(run).await;
         }
@@ -557,12 +570,7 @@ impl Inner {
             watch
         };
         instance.cell().live = Some(Arc::clone(&live));
-        tokio::spawn(monitor(
-            Arc::downgrade(self),
-            Arc::clone(instance),
-            live,
-            watch,
-        ));
+        self.follow(instance, live, watch);
         Ok(())
     }
 }

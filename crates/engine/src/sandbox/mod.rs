@@ -44,7 +44,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt, stream};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use self::ids::Ids;
 use self::life::Instance;
@@ -93,6 +93,8 @@ struct Inner {
     /// Read while layers are chosen until their use is written down; written while unused ones are removed.
     layers: tokio::sync::RwLock<()>,
     events: broadcast::Sender<EngineEvent>,
+    /// Its end ends what follows the instances.
+    open: watch::Sender<()>,
     _lock: DirectoryLock,
 }
 
@@ -107,6 +109,10 @@ impl std::fmt::Debug for Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // The sockets are the instances' own: the next engine serves them, and it alone.
+        for live in self.all().iter().filter_map(|instance| instance.live()) {
+            live.end_egress();
+        }
         self.cgroups.remove_if_empty();
     }
 }
@@ -207,6 +213,7 @@ impl Inner {
             snapshots: Mutex::new(snapshots),
             layers: tokio::sync::RwLock::default(),
             events: broadcast::channel(EVENTS).0,
+            open: watch::Sender::new(()),
             dirs,
             options,
             _lock: lock,
