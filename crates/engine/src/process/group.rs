@@ -120,12 +120,14 @@ impl Group {
             .collect()
     }
 
-    /// Sends a signal to all of them.
-    pub(super) fn signal_all(&self, signal: i32) {
-        for pid in self.pids() {
+    /// Sends a signal to all of them, and says who they were.
+    pub(super) fn signal_all(&self, signal: i32) -> Vec<i32> {
+        let pids = self.pids();
+        for pid in &pids {
             // SAFETY: kill takes numbers only. The process was ours a moment ago.
-            unsafe { libc::kill(pid, signal) };
+            unsafe { libc::kill(*pid, signal) };
         }
+        pids
     }
 
     /// Stops all of them: again and again, until no new one is found.
@@ -158,11 +160,7 @@ impl Group {
         // found, and only then its files and its parent's wait: those seen once are followed by number.
         let mut dying = BTreeSet::new();
         loop {
-            let pids = self.pids();
-            for pid in &pids {
-                // SAFETY: kill takes numbers only. The process was ours a moment ago.
-                unsafe { libc::kill(*pid, libc::SIGKILL) };
-            }
+            let pids = self.signal_all(libc::SIGKILL);
             dying.retain(|seen: &Seen| seen.runs());
             dying.extend(pids.iter().filter_map(|pid| Seen::now(*pid)));
             if pids.is_empty() && dying.is_empty() {
@@ -230,15 +228,16 @@ impl Seen {
     }
 }
 
-/// Process groups are found by their number, to the end.
+/// A whole process group.
 #[cfg(not(target_os = "linux"))]
 impl Seen {
-    fn now(_: i32) -> Option<Self> {
-        None
+    fn now(pid: i32) -> Option<Self> {
+        Some(Self { pid })
     }
 
     fn runs(&self) -> bool {
-        self.pid != 0
+        // SAFETY: kill takes numbers only; signal 0 only asks.
+        unsafe { libc::kill(self.pid, 0) == 0 }
     }
 }
 

@@ -16,7 +16,6 @@ use boxrig_engine::{BoxDuplex, InstanceId, Neighbours};
 use boxrig_wire::BoxFuture;
 
 use super::manifest::{self, Service};
-use super::records::{Phase, Process, Purpose};
 use super::state::{RACK, Shared, State, instance, key};
 
 /// How long a process may take to take a connection before the next is asked.
@@ -41,26 +40,25 @@ impl Inside {
 
 /// The service and the app that a name means; the app is the asker's own when none is said.
 fn meant(name: &str) -> Option<(&str, Option<&str>)> {
-    let in_app = |text: &'_ str| {
-        text.split_once('.')
-            .filter(|(_, app)| !app.contains('.'))
-            .is_some()
-    };
     let rack = |domain: &str| name.strip_suffix(domain)?.strip_suffix('.');
     let own = format!("{RACK}.local");
     if let Some(rest) = rack(&own).or_else(|| rack("convox.local")) {
-        let (service, app) = rest.split_once('.').filter(|_| in_app(rest))?;
-        return Some((service, Some(app)));
+        return in_app(rest);
     }
     if let Some(rest) = rack("svc.cluster.local") {
-        let (service, space) = rest.split_once('.').filter(|_| in_app(rest))?;
-        let app = space.strip_prefix(RACK)?.strip_prefix('-')?;
-        return Some((service, Some(app)));
+        let (service, space) = in_app(rest)?;
+        return Some((service, Some(space?.strip_prefix(RACK)?.strip_prefix('-')?)));
     }
-    match name.split_once('.') {
-        None => Some((name, None)),
-        Some((service, app)) => in_app(name).then_some((service, Some(app))),
+    match name.contains('.') {
+        true => in_app(name),
+        false => Some((name, None)),
     }
+}
+
+/// `SERVICE.APP`: two parts, no more.
+fn in_app(text: &str) -> Option<(&str, Option<&str>)> {
+    let (service, app) = text.split_once('.')?;
+    (!app.contains('.')).then_some((service, Some(app)))
 }
 
 /// A service in one release of its app.
@@ -104,14 +102,6 @@ impl Found {
         let main = self.service.port.as_ref().map(|p| p.port);
         main == Some(port) || self.service.ports.contains(&port)
     }
-
-    fn serves(&self, process: &Process) -> bool {
-        process.purpose == Purpose::Service
-            && process.service == self.service.name
-            && process.release == self.release
-            && process.phase == Phase::Running
-            && process.ready
-    }
 }
 
 impl Neighbours for Inside {
@@ -134,7 +124,7 @@ impl Neighbours for Inside {
                     continue;
                 }
                 let mut all = state.processes_of(&found.app);
-                all.retain(|p| found.serves(p));
+                all.retain(|p| p.serves(&found.service.name, &found.release));
                 if !all.is_empty() {
                     let turn = self.turn.fetch_add(1, Ordering::Relaxed) % all.len();
                     all.rotate_left(turn);

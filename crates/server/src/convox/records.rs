@@ -185,6 +185,15 @@ pub(super) struct Process {
 }
 
 impl Process {
+    /// Whether requests to this service, in this release, can be given to it.
+    pub(super) fn serves(&self, service: &str, release: &str) -> bool {
+        self.purpose == Purpose::Service
+            && self.service == service
+            && self.release == release
+            && self.phase == Phase::Running
+            && self.ready
+    }
+
     /// Whether it may be running in the engine.
     pub(super) fn lives(&self) -> bool {
         matches!(self.phase, Phase::Pending | Phase::Running | Phase::Crashed)

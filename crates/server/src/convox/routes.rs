@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::records::{Phase, Process, Purpose};
+use super::records::Process;
 use super::state::{Shared, instance};
 use crate::services::{Backend, Protocol, Service};
 use crate::state::lock;
@@ -29,14 +29,8 @@ pub(super) fn publish(state: &Shared, app: &str) {
     let mut services = Vec::new();
     for service in manifest.services.iter().filter(|s| !s.internal) {
         let Some(port) = &service.port else { continue };
-        let serves = |p: &&std::sync::Arc<Process>| {
-            p.purpose == Purpose::Service
-                && p.service == service.name
-                && p.release == app.release
-                && p.phase == Phase::Running
-                && p.ready
-        };
-        let backends = all.iter().filter(serves).filter_map(|p| {
+        let serving = all.iter().filter(|p| p.serves(&service.name, &app.release));
+        let backends = serving.filter_map(|p| {
             Some(Backend {
                 instance: instance(&p.id).ok()?,
                 port: port.port,

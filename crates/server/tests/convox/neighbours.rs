@@ -96,6 +96,7 @@ async fn services_reach_each_other_by_name() {
         format!("api {}", releases[1])
     );
     // What is no port of the service is not reached, though it listens; nor is an unknown service.
+    assert_eq!(ask(&rack, "api", "http://127.0.0.1:7000/").await, api);
     assert!(
         ask(&rack, "web", "http://api:7000/")
             .await
@@ -110,6 +111,10 @@ async fn services_reach_each_other_by_name() {
     let host = [("Host", "api.shop.localhost")];
     let answer = rack.ask("GET", "/", &host, bytes::Bytes::new()).await;
     assert_eq!(answer.status, 404);
+    let host = [("Host", "web.shop.localhost")];
+    rack.ask("GET", "/", &host, bytes::Bytes::new())
+        .await
+        .with(200);
 
     // After an exchange of the processes the same name leads to the new ones.
     let changed = rack
